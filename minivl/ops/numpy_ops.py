@@ -1,0 +1,298 @@
+"""The reference: every op of the contract in NumPy, its formula in its docstring.
+
+float64 in gives float64 out, accurate to a few ulps, so that the same functions serve as the oracle of every test.
+float32 in gives float32 out, fast: large products go to BLAS as 2-D matrices, and element-wise work runs block by block
+so that it stays in the cache. No function writes to its arguments.
+
+Letters: B batch, T query tokens, S key tokens, C width, F another width, H heads, D head width, N patches, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ..errors import InputError
+from . import Ops
+
+BLOCK = 1 << 15  # elements per block of element-wise work: 128 kB of float32, which a core's own cache holds
+FEW_ROWS = 100  # below this many rows, turning the result of a product costs less than it gains
+
+
+def linear(x, w, b=None):
+    """Every token times a weight matrix, plus a bias.
+
+        y = x wᵀ + b
+
+    x (..., C)   w (F, C), the checkpoint's own layout, so loading never transposes   b (F,)   ->   (..., F)
+    """
+    flat = x.reshape(-1, x.shape[-1])  # one 2-D product: NumPy would loop over the batch of a 3-D one
+    if 1 < len(flat) < FEW_ROWS:
+        y = np.ascontiguousarray((w @ flat.T).T)  # BLAS is up to twice as fast with the large matrix on the left
+    else:
+        y = flat @ w.T
+    if b is not None:
+        y += b
+    return y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def layer_norm(x, w, b, eps):
+    """Every token shifted to mean 0 and scaled to variance 1, then to the learned scale and shift.
+
+        y = (x - mean) / sqrt(var + eps) · w + b          var is the biased one, the mean of (x - mean)²
+
+    x (..., C)   w, b (C,)   ->   (..., C)
+    """
+    width = x.shape[-1]
+    y = x - (x @ np.full(width, 1 / width, x.dtype))[..., None]  # the mean as a product: BLAS sums faster
+    scale = 1 / np.sqrt(np.vecdot(y, y) / width + eps)
+    y *= scale[..., None]
+    y *= w
+    y += b
+    return y
+
+
+def rms_norm(x, w, eps):
+    """Layer norm without mean and shift, as T5 has it.
+
+        y = x / sqrt(mean(x²) + eps) · w
+
+    x (..., C)   w (C,)   ->   (..., C)
+    """
+    scale = 1 / np.sqrt(np.vecdot(x, x) / x.shape[-1] + eps)
+    y = x * scale[..., None]
+    y *= w
+    return y
+
+
+def softmax(x):
+    """exp(x) / Σ exp(x) over the last axis, with the maximum subtracted first so that nothing overflows.
+
+    A row of nothing but -inf gives zeros: it has nothing to share out.
+    """
+    top = x.max(axis=-1, keepdims=True)
+    y = x - np.where(top == -math.inf, 0, top)  # -inf minus -inf would be nan
+    np.exp(y, out=y)
+    total = y.sum(axis=-1, keepdims=True)
+    y /= np.where(total == 0, 1, total)
+    return y
+
+
+def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
+    """How much each query takes from each key.
+
+        softmax(q kᵀ · scale + bias), only over the keys that the query may see
+
+    q (B, H, T, D)   k (B, H, S, D)   ->   (B, H, T, S); rows sum to 1, or to 0 where a query may see no key.
+    mask and bias as in `attention`.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = q @ k.swapaxes(-1, -2)  # (B, H, T, S)
+    scores *= scale
+    if bias is not None:
+        scores += bias
+    for hidden in _hidden_keys(mask, causal, *scores.shape[-2:]):
+        np.copyto(scores, -math.inf, where=hidden)
+    return softmax(scores)
+
+
+def _hidden_keys(mask, causal, queries, keys):
+    """The boolean arrays, True where a key is out of sight, each broadcastable to (B, H, T, S)."""
+    if mask is not None:
+        yield ~mask
+    if causal and queries > 1:  # a single query is the last one, and sees everything
+        yield ~np.tri(queries, keys, keys - queries, dtype=bool)
+
+
+def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+    """Each query averages the values, weighted by how well it matches their keys.
+
+        softmax(q kᵀ · scale + bias) v          scale = 1/√D unless given (T5 gives 1)
+
+    q (B, H, T, D)   k, v (B, H, S, D)   ->   (B, H, T, D)
+    mask    bool, True keeps a key, broadcastable to (B, H, T, S)
+    bias    float, added to the scores, broadcastable likewise
+    causal  lines up the LAST query with the LAST key: query t sees the keys s <= t + S - T
+    A query that may see no key gives zeros.   Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
+    B, H, T, D = q.shape
+    out = np.empty((B, T, H, v.shape[-1]), weights.dtype).swapaxes(
+        1, 2
+    )  # tokens outermost: merging heads then copies nothing
+    return np.matmul(weights, v, out=out)
+
+
+def gelu(x):
+    """The exact Gaussian error linear unit: x times the share of a normal distribution that lies below x.
+
+        y = x/2 · (1 + erf(x/√2))
+
+    float64 sums erf's series. float32 uses erf(x/√2) = tanh(p(x)) with an odd polynomial p fitted to it
+    (tests/fit_gelu.py), which is
+    within 6e-7 of the true value and runs on tanh's vector code.   Source: Hendrycks & Gimpel 2016, equation 1.
+    """
+    return _in_blocks(_gelu_float64 if x.dtype == np.float64 else _gelu_float32, x)
+
+
+# p(x) = x·(c0 + c1 x² + c2 x⁴ + ...), highest power first; printed by tests/fit_gelu.py
+_GELU_POLYNOMIAL = (
+    1.813933896776026e-09,
+    -1.3378349919547748e-07,
+    3.974075779450862e-06,
+    -5.5273425524704405e-05,
+    -3.302655961214775e-05,
+    0.03633414889680748,
+    0.7978842685131297,
+)
+
+
+def _gelu_float32(x, out):
+    near = np.clip(x, -5.5, 5.5)  # the fit's range; beyond it tanh(p) is ±1 in float32
+    square = near * near
+    inner = square * _GELU_POLYNOMIAL[0]
+    for coefficient in _GELU_POLYNOMIAL[1:-1]:
+        inner += coefficient
+        inner *= square
+    inner += _GELU_POLYNOMIAL[-1]
+    inner *= near
+    _half_x_one_plus_tanh(x, inner, out)
+
+
+def _gelu_float64(x, out):
+    out[...] = 0.5 * x * (1 + _erf(x * math.sqrt(0.5)))
+
+
+def _erf(x):
+    """erf by its all-positive series, so nothing cancels:  2/√π · e^(-x²) · Σ 2ⁿ x²ⁿ⁺¹ / (1·3·5···(2n+1))."""
+    near = np.clip(x, -6, 6)  # erf(6) is 1 to the last bit
+    square = 2 * near * near
+    term = near * 1.0
+    total = term.copy()
+    for n in range(1, 140):  # at x = 6 the terms have fallen below 1e-17 of the sum by then
+        term = term * square / (2 * n + 1)
+        total += term
+    return 2 / math.sqrt(math.pi) * np.exp(-near * near) * total
+
+
+def gelu_tanh(x):
+    """The tanh approximation of GELU ("gelu_new"):  x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))."""
+
+    def block(x, out):
+        inner = x * x  # y**3 would call pow, a hundred times slower than two products
+        inner *= 0.044715
+        inner += 1
+        inner *= x
+        inner *= math.sqrt(2 / math.pi)
+        _half_x_one_plus_tanh(x, inner, out)
+
+    return _in_blocks(block, x)
+
+
+def quick_gelu(x):
+    """CLIP's cheap GELU:  x · sigmoid(1.702 x), where sigmoid(z) = (1 + tanh(z/2)) / 2 never overflows."""
+    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * (1.702 / 2), out), x)
+
+
+def silu(x):
+    """x · sigmoid(x), also called swish."""
+    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * 0.5, out), x)
+
+
+def relu(x):
+    """The positive part:  max(x, 0)."""
+    return np.maximum(x, 0)
+
+
+def _half_x_one_plus_tanh(x, inner, out):
+    """out = x/2 · (1 + tanh(inner)), the shape that all smooth activations here share. Spends `inner`."""
+    np.tanh(inner, out=inner)
+    inner += 1
+    inner *= 0.5
+    np.multiply(x, inner, out=out)
+
+
+def _in_blocks(function: Callable, x):
+    """function(x, out=y) over blocks that stay in the cache; y has the shape and dtype of x."""
+    flat = x.reshape(-1)
+    y = np.empty_like(flat)
+    for start in range(0, flat.size, BLOCK):
+        function(flat[start : start + BLOCK], y[start : start + BLOCK])
+    return y.reshape(x.shape)
+
+
+def embed(ids, table):
+    """Row ids[...] of the table, one for each token.
+
+    ids (...) integer   table (V, C)   ->   (..., C)
+    InputError for an id outside the table: NumPy would count a negative one from its end.
+    """
+    ids = np.asarray(ids)
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(table):
+        wrong = ids[(ids < 0) | (ids >= len(table))].flat[0]
+        raise InputError(
+            f"token id {wrong} has no embedding: the table has {len(table)} rows, ids run from 0 to {len(table) - 1}"
+        )
+    return table[ids]
+
+
+def patch_embed(pixels, w, b=None):
+    """Cut the picture into P x P patches and take each through one linear layer: a convolution whose stride is its
+    size.
+
+        y[n] = Σ w · patch[n] + b          patches in reading order, whole ones only
+
+    pixels (B, 3, Y, X)   w (C, 3, P, P)   b (C,)   ->   (B, N, C) with N = (Y // P)·(X // P)
+    """
+    B, channels, height, width = pixels.shape
+    P = w.shape[-1]
+    rows, columns = height // P, width // P
+    patches = pixels[:, :, : rows * P, : columns * P].reshape(B, channels, rows, P, columns, P)
+    patches = patches.transpose(0, 2, 4, 1, 3, 5).reshape(B, rows * columns, channels * P * P)
+    return linear(patches, w.reshape(w.shape[0], -1), b)
+
+
+def cross_entropy(logits, targets, ignore_index=-100):
+    """How surprised the model is by the right answers, on average, in nats.
+
+        mean over targets != ignore_index of  log Σ exp(logits) - logits[target]
+
+    logits (..., V)   targets (...)   ->   scalar; nan if every target is ignored, as in torch.
+    """
+    kept = targets != ignore_index
+    logits, targets = logits[kept], targets[kept]  # (tokens, V), (tokens,)
+    if not len(targets):
+        return logits.dtype.type(math.nan)
+    if not 0 <= targets.min() <= targets.max() < logits.shape[-1]:
+        raise InputError(
+            f"labels run from {targets.min()} to {targets.max()}, the vocabulary from 0 to {logits.shape[-1] - 1}"
+        )
+    top = logits.max(axis=-1, keepdims=True)
+    log_total = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
+    return (log_total - logits[np.arange(len(targets)), targets]).mean()
+
+
+OPS = Ops(
+    name="numpy",
+    linear=linear,
+    layer_norm=layer_norm,
+    rms_norm=rms_norm,
+    attention=attention,
+    attention_weights=attention_weights,
+    gelu=gelu,
+    gelu_tanh=gelu_tanh,
+    quick_gelu=quick_gelu,
+    relu=relu,
+    silu=silu,
+    softmax=softmax,
+    embed=embed,
+    patch_embed=patch_embed,
+    cross_entropy=cross_entropy,
+    concat=np.concatenate,
+    broadcast_to=np.broadcast_to,
+    from_numpy=np.asarray,
+    to_numpy=np.asarray,
+)
