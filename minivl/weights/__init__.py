@@ -1,0 +1,1 @@
+"""From checkpoint files on disk to the tree of arrays that the model functions take."""

@@ -1,0 +1,194 @@
+"""Checkpoints on disk: safetensors files, whole or in shards, mapped into memory without reading them.
+
+What comes back are read-only views of the file in the file's own dtype and layout; pages are fetched when they are
+used.  A file that shrinks while it is mapped cannot be survived by anyone (the system ends the process), so `save`
+never writes into a file: it puts a new one in its place.
+"""
+
+import math
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..disk import read_json, replacing, show
+from ..errors import InputError, WeightsError
+from .header import DTYPES, read_header, write_header
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DEMOS = {"demo": "blip2"}
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code != "BF16"}
+BLOCK = 2**20  # elements looked at or converted at a time
+
+
+class Stored(NamedTuple):
+    """One tensor as the file holds it: `array` is a read-only view (of uint16 bits where `dtype` is "BF16")."""
+
+    dtype: str
+    array: np.ndarray
+    name: str = "tensor"
+
+    def float32(self) -> np.ndarray:
+        """The values as float32: the view itself for F32, a new array for the other floating kinds."""
+        if self.dtype == "BF16":
+            bits = self.array.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
+        if self.array.dtype.kind != "f":
+            raise WeightsError(f"tensor {show(self.name)}: wanted floating point values, found {self.dtype}")
+        return self.array.astype(np.float32, copy=False)
+
+    def check_finite(self) -> None:
+        """Read the whole tensor, a block at a time; WeightsError if a NaN or an infinity is in it."""
+        flat = self.array.reshape(-1)
+        for start in range(0, flat.size, BLOCK):
+            good = finite(flat[start : start + BLOCK], self.dtype)
+            if not good.all():
+                at = start + int(np.argmin(good))
+                raise WeightsError(f"tensor {show(self.name)}: wanted finite values, found NaN or infinity at {at}")
+
+
+def find(id_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder that holds a checkpoint: "demo" is the embedded model, anything else a folder that exists."""
+    known = " or ".join(f'"{name}"' for name in DEMOS)
+    if not isinstance(id_or_folder, str | os.PathLike):
+        raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
+    if id_or_folder in DEMOS:
+        return Path(__file__).resolve().parents[1] / "demo" / DEMOS[str(id_or_folder)]
+    folder = Path(id_or_folder)
+    if folder.is_dir():
+        return folder
+    found = "a file; name the folder that holds it" if folder.is_file() else "no such folder; download the files first"
+    raise WeightsError(f"checkpoint {show(folder)}: wanted an existing folder or {known}, found {found}")
+
+
+def read(folder: str | os.PathLike[str]) -> dict[str, Stored]:
+    """Every tensor of a checkpoint folder under its name in the file: `model.safetensors`, or an index and its shards.
+
+    Raises WeightsError for whatever is missing or malformed, naming the file and the tensor.  Nothing is copied.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder / SINGLE):
+        return read_file(inside(folder, SINGLE))
+    if os.path.lexists(folder / INDEX):
+        return read_shards(folder)
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    found = f"{show(pickles[0])}, a pickle, which can run code" if pickles else "neither"
+    advice = "; load it in transformers, then save_pretrained(folder, safe_serialization=True)" if pickles else ""
+    raise WeightsError(f"{show(folder)}: wanted {SINGLE} or {INDEX}, found {found}{advice}")
+
+
+def read_shards(folder: Path) -> dict[str, Stored]:
+    """The union of the shards that an index names: each tensor where the index says, and in one shard only.
+
+    A shard may hold tensors that the index leaves out; whether they belong to the model is decided elsewhere.
+    """
+    index = inside(folder, INDEX)
+    named = read_json(index, WeightsError).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise WeightsError(f"{show(index)}: wanted weight_map with a file name for each tensor, found {show(named)}")
+    tensors: dict[str, Stored] = {}
+    home: dict[str, str] = {}
+    for file in sorted(set(named.values())):
+        for name, stored in read_file(inside(folder, file)).items():
+            if name in tensors:
+                raise WeightsError(f"{show(folder)}: wanted tensor {show(name)} once, found in {home[name]} and {file}")
+            tensors[name], home[name] = stored, file
+    for name, file in named.items():
+        if home.get(name) != file:
+            found = f"in {home[name]}" if name in home else "nowhere"
+            raise WeightsError(f"{show(index)}: wanted tensor {show(name)} in {file}, found {found}")
+    return tensors
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of this folder, refused if a path or a link would lead out of it.
+
+    A folder of the Hub's cache (models--x/snapshots/revision) is all links to models--x/blobs: those are followed.
+    """
+    if not name.isprintable() or name in ("", ".", "..") or any(sign in name for sign in "/\\:"):
+        raise WeightsError(f"{show(folder)}: wanted the plain name of a file in this folder, found {show(name)}")
+    home, path = folder.resolve(), folder / name
+    if not path.is_file():
+        found = "a broken link" if path.is_symlink() else "no regular file" if path.exists() else "no such file"
+        raise WeightsError(f"{show(path)}: wanted a weights file, found {found}")
+    allowed = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
+    target = path.resolve()
+    if not any(target.is_relative_to(place) for place in allowed):
+        raise WeightsError(f"{show(path)}: wanted a file inside its folder, found a link to {show(target)}")
+    return path
+
+
+def read_file(path: Path) -> dict[str, Stored]:
+    """The tensors of one safetensors file, as read-only views of the mapped file."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            slots, start = read_header(file, size, show(path))
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+    except WeightsError:
+        raise
+    except (OSError, ValueError) as problem:  # ValueError: the file shrank between the two looks at it
+        raise WeightsError(f"{show(path)}: wanted a readable file, found {problem}") from None
+    tensors = {}
+    for slot in slots:
+        flat = np.frombuffer(mapped, DTYPES[slot.dtype], math.prod(slot.shape), start + slot.begin)
+        tensors[slot.name] = Stored(slot.dtype, flat.reshape(slot.shape), slot.name)
+    return tensors
+
+
+def save(folder: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], dtype: str = "float32") -> None:
+    """Write `model.safetensors`, whole or not at all: floating arrays as `dtype`, whole numbers as they are.
+
+    float16 and bfloat16 round to nearest, ties to even; a finite value beyond their range is a WeightsError.
+    """
+    if dtype not in FLOATS:
+        raise InputError(f"dtype: wanted one of {', '.join(FLOATS)}, found {show(dtype)}")
+    codes = {name: code_of(name, array, FLOATS[dtype]) for name, array in tensors.items()}
+    # Wide elements first: every tensor then starts at a multiple of its own width.
+    order = sorted(codes, key=lambda name: (-np.dtype(DTYPES[codes[name]]).itemsize, name))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with replacing(Path(folder) / SINGLE) as file:
+        file.write(write_header((name, codes[name], tensors[name].shape) for name in order))
+        for name in order:
+            flat = tensors[name].reshape(-1)
+            for start in range(0, flat.size, BLOCK):
+                block = flat[start : start + BLOCK]
+                stored = convert(block, codes[name])
+                if (finite(block) & ~finite(stored, codes[name])).any():
+                    largest = show(float(np.abs(block[np.isfinite(block)]).max()))
+                    raise WeightsError(f"tensor {show(name)}: wanted values that {dtype} can hold, found {largest}")
+                file.write(stored.data)
+
+
+def code_of(name: str, array: np.ndarray, floats: str) -> str:
+    """The dtype under which an array is stored; WeightsError if it, or its name, cannot be."""
+    if not isinstance(name, str) or not name.isprintable() or name == "__metadata__":
+        raise WeightsError(f"tensors: wanted printable names other than __metadata__, found {show(name)}")
+    if not isinstance(array, np.ndarray):
+        raise WeightsError(f"tensor {show(name)}: wanted a NumPy array, found {type(array).__name__}")
+    code = floats if array.dtype.kind == "f" else CODES.get(array.dtype.newbyteorder("<"))
+    if code is None:
+        raise WeightsError(f"tensor {show(name)}: wanted floats, whole numbers or booleans, found {array.dtype}")
+    return code
+
+
+def convert(block: np.ndarray, code: str) -> np.ndarray:
+    """A flat array in the form in which the file holds it."""
+    with np.errstate(over="ignore"):
+        if code != "BF16":
+            return block.astype(DTYPES[code])
+        bits = block.astype(np.float32).view(np.uint32)
+    # Adding just under half of the last kept bit, and one more if that bit is odd, makes the cut round to even.
+    rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
+    return np.where(np.isnan(block), bits >> 16 | 0x40, rounded).astype("<u2")
+
+
+def finite(block: np.ndarray, code: str = "") -> np.ndarray:
+    """Which elements are neither NaN nor infinite; for BF16 the exponent bits decide."""
+    return (block & 0x7F80) != 0x7F80 if code == "BF16" else np.isfinite(block)

@@ -1,0 +1,119 @@
+"""From a checkpoint's tensors to the tree of weights that a model reads, strict both ways.
+
+A table (weights/names.py) says, for one configuration, every tensor that must be there: its name on the Hub, its path
+in our tree and its shape. What is missing, unexpected or misshaped is named; nothing is guessed, renamed, transposed or
+copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import WeightsError
+
+Tree = dict[str, Any]
+
+
+class Entry(NamedTuple):
+    """One tensor of a model."""
+
+    hub: str  # its name in the checkpoint
+    path: str  # where it lives in our tree: "layers.3.self.q.w"
+    shape: tuple[int, ...]
+    init: str = "normal"  # what a fresh model starts with: normal, zeros or ones
+
+
+class Constant(NamedTuple):
+    """A number that stands in the tree beside the weights it belongs to, as eps stands beside a norm's."""
+
+    path: str
+    value: Any
+
+
+Table = Iterable[Entry | Constant]
+
+
+def build(table: Table, tensors: Mapping[str, Any], where: str, *, ignored: Collection[str] = ()) -> Tree:
+    """The tree of a model whose tensors (`Stored`, see weights/files.py) come from `where`, the name for messages.
+
+    `ignored` are names that may be there and are not read. Raises WeightsError naming the tensors that do not fit.
+    """
+    table = list(table)
+    _check([entry for entry in table if isinstance(entry, Entry)], tensors, where, ignored)
+    return _grow((e.path, e.value if isinstance(e, Constant) else tensors[e.hub].float32()) for e in table)
+
+
+def _check(entries: list[Entry], tensors: Mapping[str, Any], where: str, ignored: Collection[str]) -> None:
+    wanted = {entry.hub: entry.shape for entry in entries}
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted and name not in ignored]
+    misshaped = [
+        f"{name} has shape {tuple(tensors[name].array.shape)}, the configuration wants {shape}"
+        for name, shape in wanted.items()
+        if name in tensors and tuple(tensors[name].array.shape) != shape
+    ]
+    faults = [
+        f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", misshaped))
+        if names
+    ]
+    if faults:
+        raise WeightsError(
+            f"{where} does not hold the weights that its config.json describes: tensors {'; '.join(faults)}"
+        )
+
+
+def random(table: Table, rng: np.random.Generator, std: float) -> Tree:
+    """The tree of a fresh model: weights drawn from N(0, std²), biases 0, norms 1."""
+
+    def leaf(entry):
+        if isinstance(entry, Constant):
+            return entry.value
+        if entry.init == "normal":
+            return rng.normal(0, std, entry.shape).astype(np.float32)
+        return np.full(entry.shape, 1 if entry.init == "ones" else 0, np.float32)
+
+    return _grow((entry.path, leaf(entry)) for entry in table)
+
+
+def flatten(table: Table, tree: Tree) -> dict[str, Any]:
+    """{Hub name: array} of a tree: the way back."""
+
+    def look_up(path):
+        node: Any = tree
+        for part in path.split("."):
+            node = node[int(part) if part.isdigit() else part]
+        return node
+
+    return {entry.hub: look_up(entry.path) for entry in table if isinstance(entry, Entry)}
+
+
+def map_leaves(function: Callable[[Any], Any], node: Any) -> Any:
+    """A tree of the same form, with function(array) for every array; constants stay."""
+    if isinstance(node, dict):
+        return {key: map_leaves(function, child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [map_leaves(function, child) for child in node]
+    return function(node) if hasattr(node, "shape") else node
+
+
+def _grow(leaves: Iterator[tuple[str, Any]]) -> Tree:
+    root: Tree = {}
+    for path, value in leaves:
+        *folders, name = path.split(".")
+        node = root
+        for part in folders:
+            node = node.setdefault(part, {})
+        node[name] = value
+    return _numbered_to_lists(root)
+
+
+def _numbered_to_lists(node: Any) -> Any:
+    """{"0": a, "1": b} becomes [a, b]: layers are counted, everything else is named."""
+    if not isinstance(node, dict):
+        return node
+    children = {key: _numbered_to_lists(child) for key, child in node.items()}
+    return list(children.values()) if "0" in children else children
