@@ -1,0 +1,22 @@
+"""BLIP-2, written so that a person can read every line, run every line on a laptop without PyTorch, and replace any of
+them.
+
+from minivl import Blip2ForConditionalGeneration, Blip2Processor
+"""
+
+from . import errors, ops
+from .config import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
+from .faces.blip2 import Blip2ForConditionalGeneration
+from .processors.blip2 import Blip2Processor
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blip2Config",
+    "Blip2ForConditionalGeneration",
+    "Blip2Processor",
+    "Blip2QFormerConfig",
+    "Blip2VisionConfig",
+    "errors",
+    "ops",
+]

@@ -1,0 +1,221 @@
+"""Blip2ForConditionalGeneration: models/blip2.py behind the names and arguments of transformers 4.37."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import generate
+from .. import ops as ops_records
+from ..config import Blip2Config
+from ..errors import ConfigError, InputError
+from ..models import blip2, opt, qformer, vit
+from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, VisionOutput
+from ..trace import watch_attention
+from ..weights import files, names, tree
+from .loading import backend as choose_backend
+from .loading import to_floats, to_ids
+
+
+class Blip2ForConditionalGeneration:
+    """A picture, and perhaps the beginning of a text, becomes a text.
+
+        model = Blip2ForConditionalGeneration.from_pretrained("demo")
+        ids = model.generate(**processor(images=picture, return_tensors="np"))
+
+    `ops` is the backend's record, `params` the tree of weights, `config` the Blip2Config; all three may be read and
+    replaced. Source: Blip2ForConditionalGeneration in transformers 4.37.
+    """
+
+    def __init__(
+        self, config: Blip2Config | None = None, *, ops: Any = None, params: tree.Tree | None = None, seed: int = 0
+    ):
+        """A model with the given weights, or, as in transformers, with random ones."""
+        self.config = config or Blip2Config()
+        self.ops = ops or ops_records.get("numpy")
+        self.params: tree.Tree = self._fresh(seed) if params is None else params
+
+    def _fresh(self, seed: int) -> tree.Tree:
+        drawn = tree.random(_table(self.config), np.random.default_rng(seed), self.config.initializer_range)
+        return tree.map_leaves(self.ops.from_numpy, drawn)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        backend: str = "numpy",
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        device: Any = None,
+        device_map: Any = None,
+    ) -> Blip2ForConditionalGeneration:
+        """Read a folder in the Hub's layout (config.json and safetensors), or "demo", the tiny model that comes with
+        minivl.
+
+        float32 weights stay where they are, mapped from the file; float16 and bfloat16 ones are widened to float32.
+        Raises ConfigError or WeightsError, naming the file and what is wrong with it.
+        """
+        ops = choose_backend(backend, dtype if dtype is not None else torch_dtype, device, device_map)
+        path = files.find(folder)
+        config = Blip2Config.from_pretrained(path)
+        params = tree.build(_table(config), files.read(path), str(path), ignored=names.BLIP2_IGNORED)
+        return cls(config, ops=ops, params=tree.map_leaves(ops.from_numpy, params))
+
+    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
+        """Write config.json and model.safetensors, which transformers reads too."""
+        arrays = tree.flatten(_table(self.config), tree.map_leaves(self.ops.to_numpy, self.params))
+        self.config.save_pretrained(folder)
+        files.save(folder, arrays, dtype)
+
+    def __call__(
+        self,
+        pixel_values: Any,
+        input_ids: Any,
+        attention_mask: Any = None,
+        *,
+        labels: Any = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> Blip2Output | tuple[Any, ...]:
+        """One pass over pictures and texts.
+
+        pixel_values (B, 3, Y, X)   input_ids, attention_mask, labels (B, T)
+        logits (B, Q + T, V), the picture's Q positions first; with labels only the last T, and the loss of predicting
+        each label but the first from what stands before it, in nats per token (labels of -100 do not count).
+        """
+        ops, p, c = self.ops, self.params, self.config
+        ids, mask = self._prompt(input_ids, attention_mask)
+        vision, answers = self._look(pixel_values, output_attentions, output_hidden_states)
+        soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
+        _same_rows(soft_words.shape[0], len(ids))
+        embeds, mask = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
+        watch = Watch(ops, output_attentions, output_hidden_states)
+        last = watch.run(lambda ops: opt.states(ops, p["language"], embeds, mask, c.text_config))
+        logits, loss = opt.logits(ops, p["language"], last), None
+        text = CausalLMOutput(None, logits, watch.hidden_states, watch.attentions)
+        if labels is not None:
+            targets = ops.from_numpy(to_ids(labels, "labels"))
+            logits = logits[:, -targets.shape[1] :]
+            loss = ops.cross_entropy(logits[:, :-1], targets[:, 1:])
+        output = Blip2Output(loss, logits, vision, answers, text)
+        return output if return_dict else output.to_tuple()
+
+    def generate(
+        self,
+        pixel_values: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        max_new_tokens: int | None = None,
+        max_length: int | None = None,
+        min_length: int | None = None,
+        min_new_tokens: int | None = None,
+    ) -> np.ndarray:
+        """The most probable text, token by token.
+
+        pixel_values (B, 3, Y, X)
+        input_ids, attention_mask (B, T), padded on either side; without them the model says what it sees
+        ->  int64 ids (B, 1 + new): [BOS, new ...], the prompt not among them
+
+        The default is at most 19 new tokens, as in transformers 4.37.
+        """
+        limits = generate.lengths(max_new_tokens, max_length, min_length, min_new_tokens)
+        text = self.config.text_config
+        if text.bos_token_id is None:
+            raise ConfigError("text_config.bos_token_id is null: generate needs it as the first token of every answer")
+        pixels = to_floats(pixel_values, "pixel_values", 4)
+        if input_ids is None:
+            input_ids = np.full((len(pixels), 1), text.bos_token_id)
+        ids, mask = self._prompt(input_ids, attention_mask)
+        _same_rows(len(pixels), len(ids))
+        step = self._step(pixels, ids, mask)
+        return generate.greedy(
+            step, len(ids), limits, bos=text.bos_token_id, eos=text.eos_token_id, pad=text.pad_token_id
+        )
+
+    def _step(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray):
+        """The function that `generate.greedy` calls: first for the prompt, then for one token a row."""
+        ops, p, c = self.ops, self.params, self.config
+        cache = opt.new_cache(p["language"])
+        soft_words = blip2.see(ops, p, ops.from_numpy(pixels), c)
+        embeds, seen = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
+        end = (
+            embeds.shape[1] - 1 - mask[:, ::-1].argmax(1)
+        )  # (B,) the last real token: a right-padded prompt ends earlier
+
+        def step(tokens):
+            nonlocal seen
+            if tokens is None:
+                x = blip2.read(ops, p, embeds, seen, c, cache)[np.arange(len(end)), end]
+            else:
+                seen = ops.concat([seen, seen[:, :1]], 1)
+                x = blip2.read(
+                    ops, p, ops.embed(ops.from_numpy(tokens[:, None]), p["language"]["tokens"]), seen, c, cache
+                )[:, 0]
+            return ops.to_numpy(opt.logits(ops, p["language"], x))
+
+        return step
+
+    def _look(self, pixel_values: Any, attentions: bool, hidden_states: bool) -> tuple[VisionOutput, QFormerOutput]:
+        ops, p, c = self.ops, self.params, self.config
+        pixels = ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
+        watch = Watch(ops, attentions, hidden_states)
+        last = watch.run(lambda ops: vit.states(ops, p["vision"], pixels, c.vision_config))
+        image = ops.layer_norm(last, **p["vision"]["ln"])
+        vision = VisionOutput(image, vit.pool(ops, p["vision"], image), watch.hidden_states, watch.attentions)
+        watch = Watch(ops, attentions, hidden_states)
+        last = watch.run(lambda ops: qformer.states(ops, p["qformer"], p["queries"], image, c.qformer_config))
+        own, cross = watch.attentions, None
+        if own is not None:  # each layer first attends to itself, then, if it can, to the picture
+            maps = iter(own)
+            pairs = [(next(maps), next(maps) if "cross" in layer else None) for layer in p["qformer"]["layers"]]
+            own, cross = tuple(a for a, _ in pairs), tuple(b for _, b in pairs if b is not None)
+        return vision, QFormerOutput(last, last[:, 0], watch.hidden_states, own, cross)
+
+    def _prompt(self, input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
+        ids = to_ids(input_ids, "input_ids")
+        mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
+        if mask.shape != ids.shape:
+            raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
+        return ids, mask
+
+
+class Watch:
+    """Runs a generator of hidden states and keeps what was asked for: all the states, all the attention maps, or only
+    the last state.
+    """
+
+    def __init__(self, ops: Any, attentions: bool, hidden_states: bool):
+        self._maps: list[Any] | None = [] if attentions else None
+        self._states: list[Any] | None = [] if hidden_states else None
+        self.ops = ops if self._maps is None else watch_attention(ops, self._maps)
+
+    def run(self, network):
+        for x in network(self.ops):
+            if self._states is not None:
+                self._states.append(x)
+        return x
+
+    @property
+    def attentions(self):
+        return None if self._maps is None else tuple(self._maps)
+
+    @property
+    def hidden_states(self):
+        return None if self._states is None else tuple(self._states)
+
+
+def _table(config: Blip2Config):
+    if config.text_config.model_type != "opt":
+        found = config.text_config.model_type
+        raise ConfigError(f"text_config.model_type is {found!r}: this version of minivl reads BLIP-2 with 'opt'")
+    return names.blip2(config)
+
+
+def _same_rows(pictures: int, texts: int) -> None:
+    if pictures != texts:
+        raise InputError(f"{pictures} pictures and {texts} texts: give one text for each picture")

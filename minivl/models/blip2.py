@@ -1,0 +1,34 @@
+"""BLIP-2 as one flow:  picture -> ViT -> Q-Former -> projection -> language model.
+
+The picture reaches the language model as a few soft words, written in front of the prompt's own.
+
+Source: Li et al. 2023 (BLIP-2), figure 3; Blip2ForConditionalGeneration in transformers 4.37.
+Letters: B batch, Q queries, T prompt tokens, S = Q + T, C the language model's width.
+"""
+
+from __future__ import annotations
+
+from . import blocks, opt, qformer, vit
+
+
+def see(ops, p, pixels, config):
+    """A picture becomes Q soft words.   pixels (B, 3, Y, X) -> (B, Q, C)"""
+    image = vit.encode(ops, p["vision"], pixels, config.vision_config)
+    answers = qformer.encode(ops, p["qformer"], p["queries"], image, config.qformer_config)
+    return ops.linear(answers, **p["projection"])
+
+
+def prompt(ops, p, soft_words, ids, mask):
+    """Soft words first, then the prompt, and one mask over both.
+
+    soft_words (B, Q, C)   ids, mask (B, T) integer   ->   (B, S, C), (B, S)
+    """
+    words = ops.embed(ids, p["language"]["tokens"])  # (B, T, C)
+    seen = mask[:, :1] * 0 + 1  # (B, 1)
+    seen = ops.broadcast_to(seen, soft_words.shape[:2])  # (B, Q)
+    return ops.concat([soft_words, words], 1), ops.concat([seen, mask], 1)
+
+
+def read(ops, p, embeds, mask, config, cache=None):
+    """What the language model makes of the tokens so far.   embeds (B, T, C), mask (B, S) -> (B, T, C)"""
+    return blocks.last(opt.states(ops, p["language"], embeds, mask, config.text_config, cache))

@@ -1,0 +1,119 @@
+"""The transformer blocks, each written once: attention and its projections, the MLP, the pre-LN and the post-LN layer.
+
+The pre-LN layer carries ViT-g and OPT; the post-LN layer, with its optional cross-attention, carries the Q-Former. `p`
+is always the subtree of weights that belongs to the call, and **p["ln"] fills in w, b and eps.
+
+Letters: B batch, T query tokens, S key tokens, C width, M the memory's width, H heads, D head width, F MLP width.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from ..config import ACTIVATIONS
+
+
+def activation(ops, name):
+    """The op behind a configuration's name for an activation function."""
+    return getattr(ops, ACTIVATIONS[name])
+
+
+def last(states):
+    """Run a generator of hidden states to its end and keep only the last: the earlier ones are freed on the way."""
+    return deque(states, maxlen=1).pop()
+
+
+def split_heads(x, heads):
+    """(B, T, C) -> (B, H, T, D), a view."""
+    B, T, C = x.shape
+    return x.reshape(B, T, heads, C // heads).swapaxes(1, 2)
+
+
+def merge_heads(x):
+    """(B, H, T, D) -> (B, T, H·D)"""
+    B, H, T, D = x.shape
+    return x.swapaxes(1, 2).reshape(B, T, H * D)
+
+
+def queries_keys_values(ops, p, x, memory, heads):
+    """Project to q, k and v: three matrices, or one that holds all three (ViT-g's qkv, row blocks q | k | v).
+
+    x (B, T, C)   memory (B, S, M)   ->   (B, H, T, D), (B, H, S, D), (B, H, S, D)
+    """
+    if "qkv" in p:
+        B, T, C = x.shape
+        fused = ops.linear(x, **p["qkv"])  # (B, T, 3 * C)
+        parts = fused.reshape(B, T, 3, heads, C // heads)  # (B, T, 3, H, D)
+        return tuple(parts[:, :, i].swapaxes(1, 2) for i in range(3))
+    q = split_heads(ops.linear(x, **p["q"]), heads)  # (B, H, T, D)
+    k = split_heads(ops.linear(memory, **p["k"]), heads)  # (B, H, S, D)
+    v = split_heads(ops.linear(memory, **p["v"]), heads)  # (B, H, S, D)
+    return q, k, v
+
+
+def attend(ops, p, x, heads, memory=None, *, mask=None, causal=False, cache=None):
+    """Tokens of x gather what they need from the memory, and a last matrix mixes the heads. Self-attention is memory =
+    x.
+
+        W_out · attention(W_q x, W_k memory, W_v memory)
+
+    x (B, T, C)   memory (B, S, M)   ->   (B, T, C)
+    mask    bool, broadcastable to (B, H, T, S), True where a key may be seen
+    cache   holds the keys and values of earlier calls; this call's are appended to it
+    """
+    q, k, v = queries_keys_values(ops, p, x, x if memory is None else memory, heads)
+    if cache is not None:
+        k, v = cache.append(ops, k, v)
+    bias = distance_bias(ops, q, k, **p["distance"]) if "distance" in p else None
+    mixed = ops.attention(q, k, v, mask=mask, bias=bias, causal=causal)  # (B, H, T, D)
+    return ops.linear(merge_heads(mixed), **p["out"])  # (B, T, C)
+
+
+def distance_bias(ops, q, k, w, both):
+    """What each score gains because of how far apart query and key stand (position_embedding_type relative_key).
+
+        bias[t, s] = q[t]·e[t - s] / √D            and, if `both` (relative_key_query),  + k[s]·e[t - s] / √D
+
+    q (B, H, T, D)   k (B, H, S, D)   w (2·max - 1, D), whose middle row is distance 0   ->   (B, H, T, S)
+    Source: Shaw et al. 2018, section 3.2; Huang et al. 2020, methods 2 and 4.
+    """
+    T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
+    distance = np.arange(T)[:, None] - np.arange(S) + w.shape[0] // 2  # (T, S)
+    rows = ops.embed(ops.from_numpy(distance), w)  # (T, S, D)
+    bias = (q[..., None, :] @ rows.swapaxes(1, 2))[..., 0, :]  # (B, H, T, S)
+    if both:
+        of_keys = (k[..., None, :] @ rows.swapaxes(0, 1).swapaxes(1, 2))[..., 0, :]  # (B, H, S, T)
+        bias = bias + of_keys.swapaxes(-1, -2)
+    return bias * D**-0.5
+
+
+def mlp(ops, p, x, act):
+    """Each token thinks alone:  W_down act(W_up x).   (B, T, C) -> (B, T, C)"""
+    hidden = act(ops.linear(x, **p["up"]))  # (B, T, F)
+    return ops.linear(hidden, **p["down"])
+
+
+def pre_ln_layer(ops, p, x, heads, act, *, mask=None, causal=False, cache=None):
+    """Normalise, attend, add; normalise, think, add. The sum x itself is never normalised.
+
+        x = x + attend(LN(x));   x = x + mlp(LN(x))
+
+    x (B, T, C)   ->   (B, T, C)
+    """
+    x = x + attend(ops, p["self"], ops.layer_norm(x, **p["self_ln"]), heads, mask=mask, causal=causal, cache=cache)
+    return x + mlp(ops, p["mlp"], ops.layer_norm(x, **p["mlp_ln"]), act)
+
+
+def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, causal=False, cache=None):
+    """Attend, add, normalise; where the layer has cross-attention, the same towards the memory; think, add, normalise.
+
+        x = LN(x + attend(x));   x = LN(x + attend(x, memory));   x = LN(x + mlp(x))
+
+    x (B, T, C)   memory (B, S, M)   ->   (B, T, C)
+    """
+    x = ops.layer_norm(x + attend(ops, p["self"], x, heads, mask=mask, causal=causal, cache=cache), **p["self_ln"])
+    if "cross" in p:
+        x = ops.layer_norm(x + attend(ops, p["cross"], x, heads, memory), **p["cross_ln"])
+    return ops.layer_norm(x + mlp(ops, p["mlp"], x, act), **p["mlp_ln"])
