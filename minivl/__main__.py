@@ -1,0 +1,7 @@
+"""python -m minivl: the same as the command minivl."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,90 @@
+"""What a processor returns: a dict of arrays that can also be read by attribute, moved and cast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..disk import show
+from ..errors import InputError
+
+FLOATS = ("float16", "float32", "float64", "bfloat16")
+
+
+class BatchFeature(dict[str, Any]):
+    """`batch["pixel_values"]` and `batch.pixel_values` are the same array; `**batch` hands all of them to a model."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this batch holds no {name!r}; it holds {', '.join(self) or 'nothing'}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def to(self, device: Any = None, dtype: Any = None) -> BatchFeature:
+        """Move every tensor to `device` and cast the floating ones to `dtype`; ids and masks keep their integers.
+
+        Either argument may be left out, and a lone dtype may come first, as in torch.  A dtype is a name ("float16"),
+        NumPy's or torch's.  New arrays take the old ones' places in this batch, and the batch itself is returned,
+        so both `batch.to(d)` and `batch = batch.to(d)` work.  InputError for NumPy arrays and any device but the CPU.
+        """
+        if dtype is None and _float_name(device) is not None:
+            device, dtype = None, device
+        kind = _float_name(dtype)
+        if dtype is not None and kind is None:
+            raise InputError(f"dtype: wanted one of {', '.join(FLOATS)}, found {show(dtype)}")
+        self.update({name: _move(value, device, kind, name) for name, value in self.items()})
+        return self
+
+
+def tensors(rows: Any, kind: str | None, dtype: str) -> Any:
+    """Rows of equal shape as one array: `kind` "np" gives NumPy's, "pt" torch's, None leaves the rows as they are."""
+    if kind is None:
+        return rows
+    array = np.asarray(rows, dtype)
+    if kind == "np":
+        return array
+    try:
+        import torch
+    except ImportError:
+        raise InputError('return_tensors="pt" needs torch, which is not here: pip install "minivl[torch]"') from None
+    return torch.from_numpy(array)
+
+
+def check_kind(kind: str | None) -> None:
+    """InputError unless `kind` is one that `tensors` knows."""
+    if kind not in (None, "np", "pt"):
+        raise InputError(f'return_tensors: wanted "np", "pt" or None, found {show(kind)}')
+
+
+def _float_name(dtype: Any) -> str | None:
+    """'float16' for "float16", np.float16, np.dtype("float16") and torch.float16; None for what is no floating type."""
+    name = dtype.__name__ if isinstance(dtype, type) else str(dtype).removeprefix("torch.")
+    return name if name in FLOATS else None
+
+
+def _move(value: Any, device: Any, dtype: str | None, name: str) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_move(item, device, dtype, name) for item in value)
+    if isinstance(value, np.ndarray):
+        if device is not None and str(device).partition(":")[0] != "cpu":
+            raise InputError(
+                f"{name} is a NumPy array, and those live on the CPU: it cannot go to device {str(device)!r}; "
+                'ask the processor for return_tensors="pt" to have tensors that can'
+            )
+        if dtype is None or value.dtype.kind != "f":
+            return value
+        if dtype == "bfloat16":
+            raise InputError(
+                f"{name} is a NumPy array, and NumPy has no bfloat16: keep float32, or ask the processor for "
+                'return_tensors="pt"'
+            )
+        return value.astype(dtype, copy=False)
+    if hasattr(value, "is_floating_point"):
+        import torch
+
+        return value.to(device=device, dtype=getattr(torch, dtype) if dtype and value.is_floating_point() else None)
+    return value
