@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import __version__
 from .errors import ImageError, MinivlError
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="minivl", description="BLIP-2 in plain NumPy: pictures in, sentences out.")
+    parser.add_argument("--version", action="version", version=f"minivl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     caption = commands.add_parser("caption", help="say what pictures show", description="Say what each picture shows.")

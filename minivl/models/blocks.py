@@ -26,13 +26,13 @@ def last(states):
 
 
 def split_heads(x, heads):
-    """(B, T, C) -> (B, H, T, D), a view."""
+    """x (B, T, C) -> (B, H, T, D), a view."""
     B, T, C = x.shape
     return x.reshape(B, T, heads, C // heads).swapaxes(1, 2)
 
 
 def merge_heads(x):
-    """(B, H, T, D) -> (B, T, H·D)"""
+    """x (B, H, T, D) -> (B, T, H·D)"""
     B, H, T, D = x.shape
     return x.swapaxes(1, 2).reshape(B, T, H * D)
 
@@ -90,7 +90,7 @@ def distance_bias(ops, q, k, w, both):
 
 
 def mlp(ops, p, x, act):
-    """Each token thinks alone:  W_down act(W_up x).   (B, T, C) -> (B, T, C)"""
+    """Each token thinks alone:  W_down act(W_up x).   x (B, T, C) -> (B, T, C)"""
     hidden = act(ops.linear(x, **p["up"]))  # (B, T, F)
     return ops.linear(hidden, **p["down"])
 

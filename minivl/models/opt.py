@@ -54,5 +54,5 @@ def states(ops, p, x, mask, config, cache=None):
 
 
 def logits(ops, p, x):
-    """The score of every word as the next one.   (..., C) -> (..., V)"""
+    """The score of every word as the next one.   x (..., C) -> (..., V)"""
     return ops.linear(x, p["head"]["w"] if "head" in p else p["tokens"])

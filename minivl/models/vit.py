@@ -41,5 +41,5 @@ def encode(ops, p, pixels, config):
 
 
 def pool(ops, p, encoded):
-    """The class token, normed once more by the same norm, as the reference does.   (B, N, C) -> (B, C)"""
+    """The class token, normed once more by the same norm, as the reference does.   encoded (B, N, C) -> (B, C)"""
     return ops.layer_norm(encoded[:, 0], **p["ln"])

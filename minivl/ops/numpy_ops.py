@@ -263,7 +263,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     logits (..., V)   targets (...)   ->   scalar; nan if every target is ignored, as in torch.
     """
     kept = targets != ignore_index
-    logits, targets = logits[kept], targets[kept]  # (tokens, V), (tokens,)
+    logits, targets = logits[kept], targets[kept]  # (M, V), (M,)
     if not len(targets):
         return logits.dtype.type(math.nan)
     if not 0 <= targets.min() <= targets.max() < logits.shape[-1]:

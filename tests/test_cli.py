@@ -1,0 +1,207 @@
+"""The command line: what it prints, where, with which exit status, and what bad input gets."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import minivl
+from minivl.cli import main
+from minivl.weights.files import find
+
+PICTURES = Path("tutorials/pictures")
+CIRCLE = PICTURES / "red_circle.png"
+
+
+def run(capsys, *arguments):
+    """(exit status, lines of standard output, lines of standard error without the note about the demo)"""
+    try:
+        status = main([str(a) for a in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), [line for line in err.splitlines() if "toy world" not in line]
+
+
+def one_line(status, out, err):
+    """The single line of complaint of a command that failed."""
+    assert (status, out) == (1, [])
+    assert len(err) == 1 and err[0].startswith("minivl: "), err
+    return err[0]
+
+
+def test_a_caption_says_what_is_there(capsys):
+    status, out, err = run(capsys, "caption", CIRCLE)
+    assert (status, err) == (0, [])
+    assert len(out) == 1 and "red circle" in out[0] and CIRCLE.name not in out[0]
+
+
+def test_the_demo_says_that_its_world_is_a_toy(capsys):
+    main(["caption", str(CIRCLE)])
+    assert "toy world" in capsys.readouterr().err
+
+
+def test_a_folder_gives_one_named_line_for_each_picture(capsys):
+    names = sorted(path.name for path in PICTURES.glob("*.png"))
+    status, out, err = run(capsys, "caption", PICTURES)
+    assert (status, err) == (0, [])
+    assert [line.split(": ")[0] for line in out] == [str(PICTURES / name) for name in names]
+
+
+def test_json_gives_one_object_for_each_picture(capsys, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    status, out, err = run(capsys, "caption", "--json", CIRCLE, broken, CIRCLE)
+    first, second, third = map(json.loads, out)
+    assert status == 1 and len(err) == 1
+    assert first == third == {"picture": str(CIRCLE), "caption": first["caption"]}
+    assert second["picture"] == str(broken) and set(second) == {"picture", "error"}
+
+
+def test_a_question_is_answered(capsys):
+    assert run(capsys, "ask", CIRCLE, "what color is the circle?") == (0, ["red"], [])
+    raw = "Question: what color is the circle? Answer:"
+    assert run(capsys, "ask", CIRCLE, raw, "--raw") == (0, ["red"], [])
+    answer = {"picture": str(CIRCLE), "question": "what color is the circle?", "answer": "red"}
+    status, out, _ = run(capsys, "ask", CIRCLE, "what color is the circle?", "--json")
+    assert (status, json.loads(out[0])) == (0, answer)
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+PNG = CIRCLE.read_bytes() if CIRCLE.exists() else b""
+BAD_PICTURES = {
+    "missing.png": None,
+    "text.png": b"hello, I am a text\n",
+    "empty.png": b"",
+    "cut.png": PNG[: len(PNG) // 2],
+    "new\nline.png": b"also no picture",
+}
+
+
+@pytest.mark.parametrize("name", BAD_PICTURES)
+def test_a_bad_picture_is_named_in_one_line_and_the_others_are_captioned(capsys, tmp_path, name):
+    path = tmp_path / name
+    if BAD_PICTURES[name] is not None:
+        path.write_bytes(BAD_PICTURES[name])
+    status, out, err = run(capsys, "caption", path, CIRCLE)
+    assert status == 1 and len(out) == 1 and "red circle" in out[0]
+    assert len(err) == 1 and name.split("\n")[0] in err[0] and "Traceback" not in err[0]
+
+
+def test_an_empty_folder_is_named(capsys, tmp_path):
+    status, out, err = run(capsys, "caption", tmp_path, CIRCLE)
+    assert status == 1 and len(out) == 1
+    assert len(err) == 1 and str(tmp_path) in err[0]
+    status, out, err = run(capsys, "caption", "--json", tmp_path)
+    assert json.loads(out[0])["picture"] == str(tmp_path)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the demo's folder, to be broken."""
+    return Path(shutil.copytree(find("demo"), tmp_path / "model"))
+
+
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_copied_folder_works_as_a_model(capsys, copy):
+    assert run(capsys, "caption", CIRCLE, "--model", copy)[:2] == run(capsys, "caption", CIRCLE)[:2]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda f: shutil.rmtree(f), ["model", "no such folder"]),
+        (lambda f: (f / "config.json").unlink(), ["config.json"]),
+        (lambda f: (f / "config.json").write_text("{"), ["config.json"]),
+        (lambda f: change(f / "config.json", model_type="llava"), ["llava", "blip-2"]),
+        (lambda f: (f / "model.safetensors").unlink(), ["model.safetensors"]),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x08"), ["model.safetensors"]),
+        (lambda f: change(f / "config.json", num_query_tokens=3), ["query_tokens", "wrong shape", "(1, 3, "]),
+        (lambda f: (f / "tokenizer.json").write_text("[]"), ["tokenizer.json"]),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_one_line(capsys, copy, spoil, words):
+    spoil(copy)
+    line = one_line(*run(capsys, "caption", CIRCLE, "--model", copy))
+    assert all(word in line for word in words), line
+
+
+def test_a_missing_shard_is_named(capsys, copy):
+    (copy / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"query_tokens": "model-00002-of-00002.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00002-of-00002.safetensors" in one_line(*run(capsys, "caption", CIRCLE, "--model", copy))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["caption"],
+        ["describe", CIRCLE],
+        ["ask", CIRCLE],
+        ["ask", CIRCLE, ""],
+        ["ask", CIRCLE, "   "],
+        ["caption", CIRCLE, "--max-new-tokens", "0"],
+        ["caption", CIRCLE, "--max-new-tokens", "many"],
+        ["caption", CIRCLE, "--loud"],
+    ],
+)
+def test_wrong_usage_is_2(capsys, arguments):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, [])
+    assert err[-1].startswith("minivl") and "Traceback" not in "".join(err)
+
+
+def test_as_a_program_it_has_the_same_exit_status():
+    program = [sys.executable, "-m", "minivl", "caption"]
+    good = subprocess.run([*program, CIRCLE], capture_output=True, text=True)
+    bad = subprocess.run([*program, "missing.png"], capture_output=True, text=True)
+    assert (good.returncode, bad.returncode) == (0, 1)
+    assert "red circle" in good.stdout and "Traceback" not in bad.stderr
+
+
+def test_a_reader_who_leaves_early_is_no_error_worth_a_traceback():
+    many = " ".join([str(PICTURES)] * 3)
+    command = f"{sys.executable} -m minivl caption {many} | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert len(result.stdout.splitlines()) == 1
+    assert "Traceback" not in result.stderr and "Exception" not in result.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
+def test_an_interrupt_is_130():
+    command = [sys.executable, "-m", "minivl", "caption", *[str(PICTURES)] * 200]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()  # it is at work
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch):
+    run(capsys, "caption", CIRCLE, CIRCLE)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    _, out, err = run(capsys, "caption", CIRCLE, CIRCLE)
+    assert len(out) == 2
+    assert any("picture 2 of 2" in line for line in err)
+
+
+def test_version_is_the_packages_own(capsys):
+    status, out, _ = run(capsys, "--version")
+    assert (status, out) == (0, [f"minivl {minivl.__version__}"])
