@@ -1,4 +1,4 @@
-"""Where the numbers in numpy_ops.gelu come from: an odd polynomial p with  x/2 · (1 + tanh(p(x)))  closest to the exact GELU.
+"""Where the numbers in numpy_ops.gelu come from: the odd polynomial p with  x/2 · (1 + tanh(p(x)))  closest to GELU.
 
     python tests/fit_gelu.py
 
