@@ -1,4 +1,4 @@
-"""BLIP-2, written so that a person can read every line, run every line on a laptop without PyTorch, and replace any of
+"""BLIP-2 and BridgeTower, written so that a person can read every line, run every line on a laptop without PyTorch, and replace any of
 them.
 
 from minivl import Blip2ForConditionalGeneration, Blip2Processor
@@ -6,7 +6,15 @@ from minivl import Blip2ForConditionalGeneration, Blip2Processor
 
 from . import errors, ops
 from .config import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
+from .config_bridgetower import BridgeTowerConfig, BridgeTowerTextConfig, BridgeTowerVisionConfig
 from .faces.blip2 import Blip2ForConditionalGeneration
+from .faces.bridgetower import (
+    BridgeTowerForContrastiveLearning,
+    BridgeTowerForImageAndTextRetrieval,
+    BridgeTowerForMaskedLM,
+    BridgeTowerForMatchingAndContrast,
+    BridgeTowerModel,
+)
 from .processors.blip2 import Blip2Processor
 
 __version__ = "0.1.0"
@@ -17,6 +25,14 @@ __all__ = [
     "Blip2Processor",
     "Blip2QFormerConfig",
     "Blip2VisionConfig",
+    "BridgeTowerConfig",
+    "BridgeTowerForContrastiveLearning",
+    "BridgeTowerForImageAndTextRetrieval",
+    "BridgeTowerForMaskedLM",
+    "BridgeTowerForMatchingAndContrast",
+    "BridgeTowerModel",
+    "BridgeTowerTextConfig",
+    "BridgeTowerVisionConfig",
     "errors",
     "ops",
 ]

@@ -79,6 +79,58 @@ class CausalLMOutput(Output):
 
 
 @dataclass
+class BridgeTowerOutput(Output):
+    """text_features (B, T, C) and image_features (B, N, C) after the last cross-modal layer; pooler_output (B, 2·C).
+
+    hidden_states: the text tower's states (B, T, C), the vision tower's (N, B, M), and the cross-modal pairs
+    attentions: for each cross-modal layer the maps of text over text (B, H, T, T) and of picture over picture
+    cross_attentions: for each of them the maps of text over picture (B, H, T, N) and of picture over text
+    """
+
+    text_features: Any = None
+    image_features: Any = None
+    pooler_output: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
+class HeadOutput(Output):
+    """loss, a scalar; logits (B, T, V) over words or (B, 2) for no and yes; the rest as in BridgeTowerOutput."""
+
+    loss: Any = None
+    logits: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
+class ContrastiveOutput(Output):
+    """loss, a scalar; logits (B, 3, K): text_embeds, image_embeds and cross_embeds, (B, K) each and of length 1; the
+    rest as in BridgeTowerOutput."""
+
+    loss: Any = None
+    logits: Any = None
+    text_embeds: Any = None
+    image_embeds: Any = None
+    cross_embeds: Any = None
+    hidden_states: tuple[Any, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
+class RetrievalOutput(Output):
+    """loss, the sum of the two heads' own; matching and contrast, each as if its head had been alone."""
+
+    loss: Any = None
+    matching: HeadOutput | None = None
+    contrast: ContrastiveOutput | None = None
+
+
+@dataclass
 class Blip2Output(Output):
     """loss, a scalar; logits (B, S, V), cut to the labels' length where labels are given; and the outputs of the three
     parts.

@@ -64,7 +64,7 @@ def shared(table, module_class, config, std=0.02):
     class Drawn:  # quicker than drawing billions of numbers, and random enough for a clock
         def __init__(self, entry):
             count = int(np.prod(entry.shape))
-            self.array = np.resize(noise, count).reshape(entry.shape) + np.float32(entry.init == "ones")
+            self.array = np.resize(noise, count).reshape(entry.shape) + np.float32(entry.init or 0)
 
         def float32(self):
             return self.array

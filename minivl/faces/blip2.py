@@ -2,73 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import generate
-from .. import ops as ops_records
 from ..config import Blip2Config
 from ..errors import ConfigError, InputError
 from ..models import blip2, opt, qformer, vit
 from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, VisionOutput
 from ..trace import watch_attention
-from ..weights import files, names, tree
-from .loading import backend as choose_backend
-from .loading import to_floats, to_ids
+from ..weights import names, tree
+from .inputs import to_floats, to_ids
+from .pretrained import Pretrained
 
 
-class Blip2ForConditionalGeneration:
+class Blip2ForConditionalGeneration(Pretrained):
     """A picture, and perhaps the beginning of a text, becomes a text.
 
         model = Blip2ForConditionalGeneration.from_pretrained("demo")
         ids = model.generate(**processor(images=picture, return_tensors="np"))
 
-    `ops` is the backend's record, `params` the tree of weights, `config` the Blip2Config; all three may be read and
-    replaced. Source: Blip2ForConditionalGeneration in transformers 4.37.
+    Source: Blip2ForConditionalGeneration in transformers 4.37.
     """
 
-    def __init__(
-        self, config: Blip2Config | None = None, *, ops: Any = None, params: tree.Tree | None = None, seed: int = 0
-    ):
-        """A model with the given weights, or, as in transformers, with random ones."""
-        self.config = config or Blip2Config()
-        self.ops = ops or ops_records.get("numpy")
-        self.params: tree.Tree = self._fresh(seed) if params is None else params
-
-    def _fresh(self, seed: int) -> tree.Tree:
-        drawn = tree.random(_table(self.config), np.random.default_rng(seed), self.config.initializer_range)
-        return tree.map_leaves(self.ops.from_numpy, drawn)
+    config_class = Blip2Config
+    ignored = names.BLIP2_IGNORED
 
     @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        backend: str = "numpy",
-        dtype: Any = None,
-        torch_dtype: Any = None,
-        device: Any = None,
-        device_map: Any = None,
-    ) -> Blip2ForConditionalGeneration:
-        """Read a folder in the Hub's layout (config.json and safetensors), or "demo", the tiny model that comes with
-        minivl.
-
-        float32 weights stay where they are, mapped from the file; float16 and bfloat16 ones are widened to float32.
-        Raises ConfigError or WeightsError, naming the file and what is wrong with it.
-        """
-        ops = choose_backend(backend, dtype if dtype is not None else torch_dtype, device, device_map)
-        path = files.find(folder)
-        config = Blip2Config.from_pretrained(path)
-        params = tree.build(_table(config), files.read(path), str(path), ignored=names.BLIP2_IGNORED)
-        return cls(config, ops=ops, params=tree.map_leaves(ops.from_numpy, params))
-
-    def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
-        """Write config.json and model.safetensors, which transformers reads too."""
-        arrays = tree.flatten(_table(self.config), tree.map_leaves(self.ops.to_numpy, self.params))
-        self.config.save_pretrained(folder)
-        files.save(folder, arrays, dtype)
+    def table(cls, config: Blip2Config) -> tree.Table:
+        found = config.text_config.model_type
+        if found != "opt":
+            raise ConfigError(f"text_config.model_type is {found!r}: this version of minivl reads BLIP-2 with 'opt'")
+        return names.blip2(config)
 
     def __call__(
         self,
@@ -207,13 +173,6 @@ class Watch:
     @property
     def hidden_states(self):
         return None if self._states is None else tuple(self._states)
-
-
-def _table(config: Blip2Config):
-    if config.text_config.model_type != "opt":
-        found = config.text_config.model_type
-        raise ConfigError(f"text_config.model_type is {found!r}: this version of minivl reads BLIP-2 with 'opt'")
-    return names.blip2(config)
 
 
 def _same_rows(pictures: int, texts: int) -> None:

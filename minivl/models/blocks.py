@@ -1,7 +1,8 @@
 """The transformer blocks, each written once: attention and its projections, the MLP, the pre-LN and the post-LN layer.
 
-The pre-LN layer carries ViT-g and OPT; the post-LN layer, with its optional cross-attention, carries the Q-Former. `p`
-is always the subtree of weights that belongs to the call, and **p["ln"] fills in w, b and eps.
+The pre-LN layer carries ViT-g, CLIP's ViT and OPT; the post-LN layer, with its optional cross-attention, carries the
+Q-Former, RoBERTa and BridgeTower's cross-modal layers. `p` is always the subtree of weights that belongs to the call,
+and **p["ln"] fills in w, b and eps.
 
 Letters: B batch, T query tokens, S key tokens, C width, M the memory's width, H heads, D head width, F MLP width.
 """
@@ -13,6 +14,7 @@ from collections import deque
 import numpy as np
 
 from ..config import ACTIVATIONS
+from ..errors import InputError
 
 
 def activation(ops, name):
@@ -23,6 +25,21 @@ def activation(ops, name):
 def last(states):
     """Run a generator of hidden states to its end and keep only the last: the earlier ones are freed on the way."""
     return deque(states, maxlen=1).pop()
+
+
+def embed_picture(ops, p, pixels, size):
+    """Patches become tokens: one linear layer, a class token in front, and a learned position added to each.
+
+    pixels (B, 3, Y, X)   ->   (B, N, C)
+    """
+    channels = p["patch"]["w"].shape[1]
+    if tuple(pixels.shape[1:]) != (channels, size, size):  # a smaller one would run, its positions silently wrong
+        raise InputError(
+            f"pixel_values have shape {tuple(pixels.shape)}, this model takes (batch, {channels}, {size}, {size})"
+        )
+    patches = ops.patch_embed(pixels, **p["patch"])  # (B, N - 1, C)
+    first = ops.broadcast_to(p["class_token"], (patches.shape[0], 1, patches.shape[2]))  # (B, 1, C)
+    return ops.concat([first, patches], 1) + p["positions"]
 
 
 def split_heads(x, heads):
@@ -106,7 +123,7 @@ def pre_ln_layer(ops, p, x, heads, act, *, mask=None, causal=False, cache=None):
     return x + mlp(ops, p["mlp"], ops.layer_norm(x, **p["mlp_ln"]), act)
 
 
-def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, causal=False, cache=None):
+def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, memory_mask=None, causal=False, cache=None):
     """Attend, add, normalise; where the layer has cross-attention, the same towards the memory; think, add, normalise.
 
         x = LN(x + attend(x));   x = LN(x + attend(x, memory));   x = LN(x + mlp(x))
@@ -115,5 +132,5 @@ def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, causal=False
     """
     x = ops.layer_norm(x + attend(ops, p["self"], x, heads, mask=mask, causal=causal, cache=cache), **p["self_ln"])
     if "cross" in p:
-        x = ops.layer_norm(x + attend(ops, p["cross"], x, heads, memory), **p["cross_ln"])
+        x = ops.layer_norm(x + attend(ops, p["cross"], x, heads, memory, mask=memory_mask), **p["cross_ln"])
     return ops.layer_norm(x + mlp(ops, p["mlp"], x, act), **p["mlp_ln"])

@@ -33,6 +33,7 @@ class Ops(NamedTuple):
     quick_gelu: Callable[..., Array]
     relu: Callable[..., Array]
     silu: Callable[..., Array]
+    tanh: Callable[..., Array]
     softmax: Callable[..., Array]  # (x) over the last axis
     embed: Callable[..., Array]  # (ids (...), table (V, C)) -> (..., C)
     patch_embed: Callable[..., Array]  # (pixels (B,3,Y,X), w (C,3,P,P), b (C,) or None) -> (B, N, C)

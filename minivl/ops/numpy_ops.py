@@ -47,7 +47,9 @@ def layer_norm(x, w, b, eps):
     x (..., C)   w, b (C,)   ->   (..., C)
     """
     width = x.shape[-1]
-    y = x - (x @ np.full(width, 1 / width, x.dtype))[..., None]  # the mean as a product: BLAS sums faster
+    average = np.full(width, 1 / width, x.dtype)
+    y = x - (x @ average)[..., None]  # the mean as a product: BLAS sums faster
+    y -= (y @ average)[..., None]  # what rounding left of the mean, which matters where it is large and the variance small
     scale = 1 / np.sqrt(np.vecdot(y, y) / width + eps)
     y *= scale[..., None]
     y *= w
@@ -151,7 +153,7 @@ _GELU_POLYNOMIAL = (
 
 
 def _gelu_float32(x, out):
-    near = np.clip(x, -5.5, 5.5)  # the fit's range; beyond it tanh(p) is ±1 in float32
+    near = np.clip(x, -6, 6)  # a little beyond the fit, where tanh(p) has become exactly ±1 in float32
     square = near * near
     inner = square * _GELU_POLYNOMIAL[0]
     for coefficient in _GELU_POLYNOMIAL[1:-1]:
@@ -175,7 +177,7 @@ def _erf(x):
     for n in range(1, 140):  # at x = 6 the terms have fallen below 1e-17 of the sum by then
         term = term * square / (2 * n + 1)
         total += term
-    return 2 / math.sqrt(math.pi) * np.exp(-near * near) * total
+    return np.where(np.abs(x) < 6, 2 / math.sqrt(math.pi) * np.exp(-near * near) * total, np.sign(x))
 
 
 def gelu_tanh(x):
@@ -287,6 +289,7 @@ OPS = Ops(
     quick_gelu=quick_gelu,
     relu=relu,
     silu=silu,
+    tanh=np.tanh,
     softmax=softmax,
     embed=embed,
     patch_embed=patch_embed,

@@ -69,7 +69,7 @@ def patch_embed(pixels, w, b=None):
 
 
 def cross_entropy(logits, targets, ignore_index=-100):
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore_index)
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=ignore_index)
 
 
 def to_numpy(x):
@@ -88,6 +88,7 @@ OPS = Ops(
     quick_gelu=quick_gelu,
     relu=F.relu,
     silu=F.silu,
+    tanh=torch.tanh,
     softmax=softmax,
     embed=embed,
     patch_embed=patch_embed,

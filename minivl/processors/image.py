@@ -70,7 +70,7 @@ class BlipImageProcessor:
         values of this class's fields for this call alone.
         """
         check_kind(return_tensors)
-        settings = replace(self, **changes) if changes else self
+        settings = replace(self, **changes)  # checks also what was assigned to a field since
         pictures = _listed(images)
         pixels = [
             settings._pixels(picture, input_data_format, "the picture" if len(pictures) == 1 else f"images[{i}]")

@@ -163,7 +163,7 @@ def white_of(values: np.ndarray, name: str) -> int:
     if values.dtype == np.uint8:
         return 255
     low, high = values.min(), values.max()
-    if values.dtype.kind == "f" and low >= 0 and 0 < high <= 1:
+    if values.dtype.kind == "f" and 0 <= low and high <= 1:
         return 1
     if low >= 0 and high <= 255 and (values.dtype.kind != "f" or np.array_equal(values, np.rint(values))):
         return 255
@@ -172,9 +172,8 @@ def white_of(values: np.ndarray, name: str) -> int:
     )
 
 
-def _channels_last(array: np.ndarray, input_data_format: Any, name: str) -> np.ndarray:
+def _channels_last(array: np.ndarray, layout: Any, name: str) -> np.ndarray:
     """(H, W, C) from either layout.  The layout is never guessed where both are possible."""
-    layout = getattr(input_data_format, "value", input_data_format)  # transformers' enum holds the same names
     if layout not in (None, *LAYOUTS):
         raise ImageError(f"{name}: input_data_format: wanted one of {', '.join(LAYOUTS)}, found {show(layout)}")
     if array.ndim != 3:

@@ -8,6 +8,7 @@ its bias; ln a norm with its eps. Source of the Hub's names: the state dicts of 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -18,17 +19,17 @@ Entries = Iterator[Entry | Constant]
 
 def linear(hub: str, path: str, out: int, into: int, bias: bool = True) -> Entries:
     yield Entry(f"{hub}.weight", f"{path}.w", (out, into))
-    yield Entry(f"{hub}.bias", f"{path}.b", (out,), "zeros") if bias else Constant(f"{path}.b", None)
+    yield Entry(f"{hub}.bias", f"{path}.b", (out,), 0.0) if bias else Constant(f"{path}.b", None)
 
 
 def norm(hub: str, path: str, width: int, eps: float, affine: bool = True) -> Entries:
     yield (
-        Entry(f"{hub}.weight", f"{path}.w", (width,), "ones")
+        Entry(f"{hub}.weight", f"{path}.w", (width,), 1.0)
         if affine
         else Constant(f"{path}.w", np.ones(width, np.float32))
     )
     yield (
-        Entry(f"{hub}.bias", f"{path}.b", (width,), "zeros")
+        Entry(f"{hub}.bias", f"{path}.b", (width,), 0.0)
         if affine
         else Constant(f"{path}.b", np.zeros(width, np.float32))
     )
@@ -50,7 +51,7 @@ def vit(c) -> Entries:
     yield Entry("embeddings.class_embedding", "class_token", (1, 1, C))
     yield Entry("embeddings.position_embedding", "positions", (1, (c.image_size // P) ** 2 + 1, C))
     yield Entry("embeddings.patch_embedding.weight", "patch.w", (C, 3, P, P))
-    yield Entry("embeddings.patch_embedding.bias", "patch.b", (C,), "zeros")
+    yield Entry("embeddings.patch_embedding.bias", "patch.b", (C,), 0.0)
     for i in range(c.num_hidden_layers):
         hub, layer = f"encoder.layers.{i}", f"layers.{i}"
         yield from norm(f"{hub}.layer_norm1", f"{layer}.self_ln", C, c.layer_norm_eps)
@@ -63,9 +64,7 @@ def vit(c) -> Entries:
 
 
 def bert_attention(hub: str, path: str, c, memory: int, inner: str) -> Entries:
-    """One attention of a BERT layer and the norm after it; `inner` is what the Hub calls the part that holds q, k and
-    v.
-    """
+    """One attention of a BERT layer and the norm after it; `inner` is the Hub's word for the part with q, k and v."""
     C = c.hidden_size
     yield from linear(f"{hub}.{inner}.query", f"{path}.q", C, C)
     yield from linear(f"{hub}.{inner}.key", f"{path}.k", C, memory)
@@ -78,18 +77,23 @@ def bert_attention(hub: str, path: str, c, memory: int, inner: str) -> Entries:
     yield from norm(f"{hub}.output.LayerNorm", f"{path}_ln", C, c.layer_norm_eps)
 
 
+def bert_layer(hub: str, path: str, c, memory: int | None, inner: str = "self", suffix: str = "") -> Entries:
+    """A BERT layer, with cross-attention to something `memory` wide unless that is None."""
+    C, F = c.hidden_size, c.intermediate_size
+    yield from bert_attention(f"{hub}.attention", f"{path}.self", c, C, inner)
+    if memory is not None:
+        yield from bert_attention(f"{hub}.crossattention", f"{path}.cross", c, memory, inner)
+    yield from linear(f"{hub}.intermediate{suffix}.dense", f"{path}.mlp.up", F, C)
+    yield from linear(f"{hub}.output{suffix}.dense", f"{path}.mlp.down", C, F)
+    yield from norm(f"{hub}.output{suffix}.LayerNorm", f"{path}.mlp_ln", C, c.layer_norm_eps)
+
+
 def qformer(c) -> Entries:
     """Blip2QFormerModel. Its cross-attention stands in every layer whose number cross_attention_frequency divides."""
-    C, F = c.hidden_size, c.intermediate_size
-    yield from norm("layernorm", "ln", C, c.layer_norm_eps)
+    yield from norm("layernorm", "ln", c.hidden_size, c.layer_norm_eps)
     for i in range(c.num_hidden_layers):
-        hub, layer = f"encoder.layer.{i}", f"layers.{i}"
-        yield from bert_attention(f"{hub}.attention", f"{layer}.self", c, C, "attention")
-        if i % c.cross_attention_frequency == 0:
-            yield from bert_attention(f"{hub}.crossattention", f"{layer}.cross", c, c.encoder_hidden_size, "attention")
-        yield from linear(f"{hub}.intermediate_query.dense", f"{layer}.mlp.up", F, C)
-        yield from linear(f"{hub}.output_query.dense", f"{layer}.mlp.down", C, F)
-        yield from norm(f"{hub}.output_query.LayerNorm", f"{layer}.mlp_ln", C, c.layer_norm_eps)
+        memory = None if i % c.cross_attention_frequency else c.encoder_hidden_size
+        yield from bert_layer(f"encoder.layer.{i}", f"layers.{i}", c, memory, "attention", "_query")
 
 
 OPT_EPS = 1e-5  # torch's default: OPT's configuration has no entry for it
@@ -132,3 +136,94 @@ BLIP2_IGNORED = (
     "vision_model.embeddings.position_ids",
     "language_model.model.decoder.embed_positions.position_ids",
 )
+
+
+def clip_vit(c) -> Entries:
+    """BridgeTowerVisionModel. The separate norms of share_layernorm=false are in the file and read by nobody."""
+    C, P = c.hidden_size, c.patch_size
+    yield Entry("visual.embeddings.class_embedding", "class_token", (C,))
+    yield Entry("visual.embeddings.patch_embedding.weight", "patch.w", (C, c.num_channels, P, P))
+    yield Entry("visual.embeddings.position_embedding.weight", "positions", ((c.image_size // P) ** 2 + 1, C))
+    yield from norm("visual.ln_pre", "ln_pre", C, c.layer_norm_eps)
+    for i in range(c.depth):
+        hub, layer = f"visual.transformer.resblocks.{i}", f"layers.{i}"
+        yield from norm(f"{hub}.ln_1", f"{layer}.self_ln", C, c.layer_norm_eps)
+        yield Entry(f"{hub}.attn.in_proj_weight", f"{layer}.self.qkv.w", (3 * C, C))
+        yield Entry(f"{hub}.attn.in_proj_bias", f"{layer}.self.qkv.b", (3 * C,), 0.0)
+        yield from linear(f"{hub}.attn.out_proj", f"{layer}.self.out", C, C)
+        yield from norm(f"{hub}.ln_2", f"{layer}.mlp_ln", C, c.layer_norm_eps)
+        yield from linear(f"{hub}.mlp.c_fc", f"{layer}.mlp.up", 4 * C, C)
+        yield from linear(f"{hub}.mlp.c_proj", f"{layer}.mlp.down", C, 4 * C)
+    yield from norm("visual.ln_post", "ln_post", C, c.layer_norm_eps)
+    if not c.share_layernorm:
+        for i in range(c.num_hidden_layers):
+            yield from norm(f"visual.ln_separate.{i}", f"separate.{i}", C, c.layer_norm_eps)
+
+
+def roberta(c) -> Entries:
+    """BridgeTowerTextModel. Its pooler is in the file and read by nobody."""
+    C = c.hidden_size
+    yield Entry("embeddings.word_embeddings.weight", "words", (c.vocab_size, C))
+    yield Entry("embeddings.position_embeddings.weight", "positions", (c.max_position_embeddings, C))
+    yield Entry("embeddings.token_type_embeddings.weight", "types", (c.type_vocab_size, C))
+    yield from norm("embeddings.LayerNorm", "ln", C, c.layer_norm_eps)
+    for i in range(c.num_hidden_layers):
+        yield from bert_layer(f"encoder.layer.{i}", f"layers.{i}", c, None)
+    yield from linear("pooler.dense", "pooler", C, C)
+
+
+def link_tower(hub: str, path: str, c) -> Entries:
+    yield from norm(f"{hub}.LayerNorm", f"{path}.ln", c.hidden_size, c.layer_norm_eps)
+    if c.link_tower_type == "scaled_add":
+        yield Entry(f"{hub}.scaled_factor", f"{path}.scale", (), 1.0)
+    if c.link_tower_type == "interpolate":
+        yield Entry(f"{hub}.beta", f"{path}.beta", (), 0.5)
+
+
+def one_or_many(make, hub: str, path: str, many: int | None) -> Entries:
+    """The table make(hub, path) once, or with a number behind both names for each of `many`."""
+    if many is None:
+        yield from make(hub, path)
+    else:
+        for i in range(many):
+            yield from make(f"{hub}.{i}", f"{path}.{i}")
+
+
+def bridgetower(c) -> Entries:
+    """BridgeTowerModel."""
+    D, K, text = c.hidden_size, c.num_hidden_layers, c.text_config
+    yield from within("text_model", "text", roberta(text))
+    yield from within("vision_model", "vision", clip_vit(c.vision_config))
+    yield Entry("token_type_embeddings.weight", "token_types", (2, D))
+    for name, width in (("text", text.hidden_size), ("image", c.vision_config.hidden_size)):
+        hub = f"cross_modal_{name}"
+        transforms = None if c.share_cross_modal_transformer_layers else K
+        links = None if c.share_link_tower_layers else K - 1
+        yield from one_or_many(partial(linear, out=D, into=width), f"{hub}_transform", f"{name}_transform", transforms)
+        yield from norm(f"{hub}_layernorm", f"{name}_ln", D, c.layer_norm_eps)
+        yield from one_or_many(partial(bert_layer, c=text, memory=D), f"{hub}_layers", f"{name}_layers", K)
+        yield from one_or_many(partial(link_tower, c=c), f"{hub}_link_tower", f"{name}_links", links)
+        yield from linear(f"{hub}_pooler.dense", f"{name}_pooler", D, D)
+
+
+def masked_lm_head(c) -> Entries:
+    """mlm_score of BridgeTowerForMaskedLM; a tied decoder is the table of word embeddings."""
+    D, V = c.hidden_size, c.text_config.vocab_size
+    yield from linear("mlm_score.transform.dense", "mlm.dense", D, D)
+    yield from norm("mlm_score.transform.LayerNorm", "mlm.ln", D, c.layer_norm_eps)
+    if not c.tie_word_embeddings:
+        yield Entry("mlm_score.decoder.weight", "mlm.decoder.w", (V, D))
+    yield Entry("mlm_score.bias", "mlm.bias", (V,), 0.0)
+
+
+def matching_head(c) -> Entries:
+    """itm_score of BridgeTowerForImageAndTextRetrieval."""
+    yield from linear("itm_score.fc", "itm", 2, 2 * c.hidden_size)
+
+
+def contrastive_head(c) -> Entries:
+    """The three heads of BridgeTowerForContrastiveLearning, and the logarithm of the scale of their products."""
+    D, K = c.hidden_size, c.contrastive_hidden_size
+    for hub, path, width in (("text", "text", D), ("image", "image", D), ("cross_modal", "cross", 2 * D)):
+        yield from linear(f"itc_{hub}_head.fc", f"itc.{path}", K, width)
+    yield Entry("logit_scale", "itc.scale", (), c.logit_scale_init_value)

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     hub: str  # its name in the checkpoint
     path: str  # where it lives in our tree: "layers.3.self.q.w"
     shape: tuple[int, ...]
-    init: str = "normal"  # what a fresh model starts with: normal, zeros or ones
+    init: float | None = None  # the number that a fresh model holds everywhere in it; None: random numbers
 
 
 class Constant(NamedTuple):
@@ -72,9 +72,9 @@ def random(table: Table, rng: np.random.Generator, std: float) -> Tree:
     def leaf(entry):
         if isinstance(entry, Constant):
             return entry.value
-        if entry.init == "normal":
+        if entry.init is None:
             return rng.normal(0, std, entry.shape).astype(np.float32)
-        return np.full(entry.shape, 1 if entry.init == "ones" else 0, np.float32)
+        return np.full(entry.shape, entry.init, np.float32)
 
     return _grow((entry.path, leaf(entry)) for entry in table)
 

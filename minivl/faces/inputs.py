@@ -1,4 +1,4 @@
-"""What every class of this folder shares: choosing a backend, and taking in arrays from whoever brings them."""
+"""Taking in what a caller brings: the name of a backend, arrays and tensors of every make."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError, OpsError
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
+def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
     """The ops record for from_pretrained's arguments.
 
     NumPy computes in float32 on the CPU, so there a half-precision `dtype` and the one-device maps of the

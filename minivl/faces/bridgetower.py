@@ -1,0 +1,268 @@
+"""BridgeTower's classes: models/bridgetower.py behind the names and arguments of transformers 4.37."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from ..config_bridgetower import BridgeTowerConfig
+from ..errors import InputError
+from ..models import bridgetower, clip_vit
+from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, RetrievalOutput
+from ..trace import watch_attention
+from ..weights import files, names, tree
+from .inputs import to_floats, to_ids
+from .pretrained import Pretrained, Tensors
+
+TRUNK = "bridgetower."  # what stands before the trunk's names in a file that holds heads too
+HEADS = {"mlm_score.": names.masked_lm_head, "itm_score.": names.matching_head, "itc_": names.contrastive_head}
+HEAD_NAMES = (*HEADS, "logit_scale")
+
+
+class Flow(NamedTuple):
+    """What one pass over the trunk leaves for the heads."""
+
+    texts: list[Any]  # the text tower's states
+    images: list[Any]  # the vision tower's
+    text: Any  # (B, T, C) after the last cross-modal layer
+    image: Any  # (B, N, C)
+    pooled: Any  # (B, 2·C)
+    shown: dict[str, Any]  # hidden_states, attentions and cross_attentions, where they were asked for
+
+
+class BridgeTower(Pretrained):
+    """What the five classes share: files with and without heads, and the pass over the trunk."""
+
+    config_class = BridgeTowerConfig
+    ignored = (
+        *("text_model.embeddings.position_ids", f"{TRUNK}text_model.embeddings.position_ids"),
+        *("vision_model.visual.embeddings.position_ids", f"{TRUNK}vision_model.visual.embeddings.position_ids"),
+    )
+    heads: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def table(cls, config: BridgeTowerConfig) -> Iterator[tree.Entry | tree.Constant]:
+        """The trunk, named as the class's own files name it, and the class's heads."""
+        for entry in names.bridgetower(config):
+            yield entry._replace(hub=TRUNK + entry.hub) if isinstance(entry, tree.Entry) and cls.heads else entry
+        for head in cls.heads:
+            yield from HEADS[head](config)
+
+    @staticmethod
+    def spread(config: BridgeTowerConfig) -> float:
+        return 0.02 * config.initializer_factor
+
+    @classmethod
+    def adapted(cls, tensors: Tensors, config: BridgeTowerConfig, where: str) -> Tensors:
+        """The trunk loads from a file with heads and from one without; heads that this class has not are passed over.
+
+        A head that it has and the file has not starts at random, as in transformers, with a warning that says so.
+        """
+        trunk = {name.removeprefix(TRUNK): t for name, t in tensors.items() if not name.startswith(HEAD_NAMES)}
+        found = {TRUNK + name if cls.heads else name: t for name, t in trunk.items()}
+        for head in cls.heads:
+            entries = [entry for entry in HEADS[head](config) if isinstance(entry, tree.Entry)]
+            if any(entry.hub in tensors for entry in entries):
+                found |= {name: t for name, t in tensors.items() if name.startswith(head) or name == entries[-1].hub}
+            else:
+                warnings.warn(f"{where} holds no {head}* weights: this head starts at random", stacklevel=3)
+                fresh = tree.random(entries, np.random.default_rng(0), cls.spread(config))
+                found |= {name: files.Stored("F32", a) for name, a in tree.flatten(entries, fresh).items()}
+        return found
+
+    def _flow(
+        self,
+        input_ids: Any,
+        attention_mask: Any,
+        pixel_values: Any,
+        *,
+        image_embeds: Any = None,
+        image_token_type_idx: int | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> Flow:
+        """One pass over both towers, the bridges and the cross-modal layers."""
+        ops, p, c = self.ops, self.params, self.config
+        ids = to_ids(input_ids, "input_ids")
+        mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
+        if mask.shape != ids.shape:
+            raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
+        ids, mask = ops.from_numpy(ids), ops.from_numpy(mask)
+        if image_embeds is not None:
+            picture = ops.from_numpy(to_floats(image_embeds, "image_embeds", 3))
+        else:
+            pixels = ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
+            picture = clip_vit.embed(ops, p["vision"], pixels, c.vision_config)
+        if len(picture) != len(ids):
+            raise InputError(f"{len(picture)} pictures and {len(ids)} texts: give one text for each picture")
+        texts = bridgetower.text_tower(ops, p, ids, mask, c)
+        images = bridgetower.image_tower(ops, p, picture, c)
+        maps: list[Any] = []
+        watched = watch_attention(ops, maps) if output_attentions else ops
+        pairs = list(bridgetower.fuse(watched, p, texts, images, mask, c, image_token_type_idx or 1))
+        text, image = pairs[-1]
+        shown: dict[str, Any] = {}
+        if output_hidden_states:
+            shown["hidden_states"] = (tuple(texts), tuple(x.swapaxes(0, 1) for x in images), tuple(pairs))
+        if output_attentions:  # each pair of layers: text over text, text over picture, picture over picture, over text
+            layers = [maps[i : i + 4] for i in range(0, len(maps), 4)]
+            shown["attentions"] = tuple((own_text, own_image) for own_text, _, own_image, _ in layers)
+            shown["cross_attentions"] = tuple((to_image, to_text) for _, to_image, _, to_text in layers)
+        return Flow(texts, images, text, image, bridgetower.pool(ops, p, text, image), shown)
+
+    def _matching(self, flow: Flow, labels: Any) -> HeadOutput:
+        logits, loss = bridgetower.match(self.ops, self.params, flow.pooled), None
+        if labels is not None:
+            targets = to_ids(np.reshape(labels, (-1, 1)), "labels")[:, 0]
+            if len(targets) != len(logits):
+                raise InputError(f"{len(targets)} labels for {len(logits)} pairs: give one label, 0 or 1, for each")
+            loss = self.ops.cross_entropy(logits, self.ops.from_numpy(targets))
+        return HeadOutput(loss, logits, **flow.shown)
+
+    def _contrast(self, flow: Flow, with_loss: bool) -> ContrastiveOutput:
+        ops, p = self.ops, self.params
+        state = bridgetower.image_state(ops, p, flow.images[-1], self.config.num_hidden_layers - 1)
+        text = bridgetower.contrast(ops, p, flow.texts[-1][:, 0], "text")
+        image = bridgetower.contrast(ops, p, state[:, 0], "image")
+        cross = bridgetower.contrast(ops, p, flow.pooled, "cross")
+        logits, loss = ops.concat([x[:, None] for x in (text, image, cross)], 1), None
+        if with_loss:  # each text knows its picture among all, and so on: one direction each, as in transformers
+            scale, order = math.e ** p["itc"]["scale"], ops.from_numpy(np.arange(len(text)))
+            pairs = ((text, image), (text, cross), (image, cross))
+            loss = sum(ops.cross_entropy(a @ b.swapaxes(0, 1) * scale, order) for a, b in pairs) / 3
+        return ContrastiveOutput(loss, logits, text, image, cross, **flow.shown)
+
+
+class BridgeTowerModel(BridgeTower):
+    """The trunk alone.   Source: BridgeTowerModel in transformers 4.37."""
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        image_embeds: Any = None,
+        image_token_type_idx: int | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+    ) -> BridgeTowerOutput | tuple[Any, ...]:
+        """One pass over pairs of text and picture.
+
+        input_ids, attention_mask (B, T)   pixel_values (B, 3, Y, X), or image_embeds (B, N, M) in their place
+        token_type_ids and pixel_mask are taken and not used, as in transformers.
+        """
+        flow = self._flow(
+            input_ids,
+            attention_mask,
+            pixel_values,
+            image_embeds=image_embeds,
+            image_token_type_idx=image_token_type_idx,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+        )
+        output = BridgeTowerOutput(flow.text, flow.image, flow.pooled, **flow.shown)
+        return output if return_dict else output.to_tuple()
+
+
+class BridgeTowerForMaskedLM(BridgeTower):
+    """Which words belong where the text says <mask>.   Source: BridgeTowerForMaskedLM in transformers 4.37."""
+
+    heads = ("mlm_score.",)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        labels: Any = None,
+        return_dict: bool = True,
+        **how: Any,
+    ) -> HeadOutput | tuple[Any, ...]:
+        """Arguments as for BridgeTowerModel.   labels (B, T), -100 where nothing is asked   ->   logits (B, T, V)"""
+        flow = self._flow(input_ids, attention_mask, pixel_values, **how)
+        logits, loss = bridgetower.fill(self.ops, self.params, flow.text, self.config), None
+        if labels is not None:
+            loss = self.ops.cross_entropy(logits, self.ops.from_numpy(to_ids(labels, "labels")))
+        output = HeadOutput(loss, logits, **flow.shown)
+        return output if return_dict else output.to_tuple()
+
+
+class BridgeTowerForImageAndTextRetrieval(BridgeTower):
+    """Do text and picture belong together?   Source: BridgeTowerForImageAndTextRetrieval in transformers 4.37."""
+
+    heads = ("itm_score.",)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        labels: Any = None,
+        return_dict: bool = True,
+        **how: Any,
+    ) -> HeadOutput | tuple[Any, ...]:
+        """Arguments as for BridgeTowerModel.   labels (B,), 1 where they do   ->   logits (B, 2), no and yes"""
+        output = self._matching(self._flow(input_ids, attention_mask, pixel_values, **how), labels)
+        return output if return_dict else output.to_tuple()
+
+
+class BridgeTowerForContrastiveLearning(BridgeTower):
+    """Vectors of texts, pictures and pairs.   Source: BridgeTowerForContrastiveLearning in transformers 4.37."""
+
+    heads = ("itc_",)
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        output_hidden_states: bool = True,
+        return_dict: bool = True,
+        return_loss: bool = False,
+        **how: Any,
+    ) -> ContrastiveOutput | tuple[Any, ...]:
+        """Arguments as for BridgeTowerModel; hidden states are always given.   ->   logits (B, 3, K), the vectors"""
+        flow = self._flow(input_ids, attention_mask, pixel_values, output_hidden_states=True, **how)
+        output = self._contrast(flow, return_loss)
+        return output if return_dict else output.to_tuple()
+
+
+class BridgeTowerForMatchingAndContrast(BridgeTower):
+    """Both heads that compare, from one pass over the trunk. transformers has no such class."""
+
+    heads = ("itm_score.", "itc_")
+
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        labels: Any = None,
+        return_loss: bool = False,
+        **how: Any,
+    ) -> RetrievalOutput:
+        """Arguments as for the two classes; the loss is the sum of what labels and return_loss ask for."""
+        flow = self._flow(input_ids, attention_mask, pixel_values, **how)
+        matching, contrast = self._matching(flow, labels), self._contrast(flow, return_loss)
+        losses = [part.loss for part in (matching, contrast) if part.loss is not None]
+        return RetrievalOutput(sum(losses) if losses else None, matching, contrast)

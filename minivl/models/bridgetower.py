@@ -1,0 +1,106 @@
+"""BridgeTower as one flow: two towers side by side, and bridges from their upper layers into cross-modal layers.
+
+    text_tower, image_tower         RoBERTa's and CLIP's states, layer by layer
+    fuse                            the cross-modal states, pair by pair
+    pool, match, fill, contrast     what the heads make of them
+
+Source: Xu et al. 2023 (BridgeTower), figure 2; BridgeTowerModel and its heads in transformers 4.37.
+Letters: B batch, T words, N patches + 1, C width, M the vision tower's width, K the contrastive width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from . import blocks, bridge, clip_vit, roberta
+
+
+def text_tower(ops, p, ids, mask, config):
+    """The text tower's states, from its embeddings to its last layer.   ids, mask (B, T) -> list of (B, T, C)"""
+    return list(roberta.states(ops, p["text"], ids, mask, config.text_config))
+
+
+def image_tower(ops, p, embedded, config):
+    """The vision tower's states, from its embeddings (B, N, M) to the last that is bridged, all of that shape."""
+    used = bridged(config)[1] + config.num_hidden_layers
+    return list(islice(clip_vit.states(ops, p["vision"], embedded, config.vision_config), used))
+
+
+def bridged(config):
+    """Which state of the text tower and which of the vision tower the first cross-modal layer starts from.
+
+    The last text layer meets the last cross-modal layer. The vision tower goes in step with the text tower; one that is
+    too short for that is bridged from its own end.
+    """
+    first = config.text_config.num_hidden_layers - config.num_hidden_layers + 1
+    return first, min(first, config.vision_config.depth - config.num_hidden_layers + 1)
+
+
+def transformed(ops, p, tower, name, j, token_type):
+    """A tower's state in the cross-modal width, marked as text or picture."""
+    transform = p[f"{name}_transform"]
+    if isinstance(transform, list):  # each cross-modal layer has its own
+        transform = transform[j]
+    return ops.linear(tower, **transform) + p["token_types"][token_type]
+
+
+def image_state(ops, p, state, j, token_type=1):
+    """A state of the vision tower as the bridges take it: normed first.   state (B, N, M) -> (B, N, C)"""
+    return transformed(ops, p, ops.layer_norm(state, **p["vision"]["ln_post"]), "image", j, token_type)
+
+
+def fuse(ops, p, texts, images, mask, config, token_type=1):
+    """Yield the cross-modal states, one pair (B, T, C), (B, N, C) for each pair of layers.
+
+    texts, images   the towers' states, from `text_tower` and `image_tower`
+    mask (B, T)     0 hides a word
+    """
+    keys = (mask != 0)[:, None, None]  # (B, 1, 1, T)
+    first_text, first_image = bridged(config)
+    for j in range(config.num_hidden_layers):
+        tower_text = transformed(ops, p, texts[first_text + j], "text", j, 0)  # (B, T, C)
+        tower_image = image_state(ops, p, images[first_image + j], j, token_type)  # (B, N, C)
+        if j == 0:
+            text = ops.layer_norm(tower_text, **p["text_ln"])  # (B, T, C)
+            image = ops.layer_norm(tower_image, **p["image_ln"])  # (B, N, C)
+        else:
+            text = bridge.link(ops, link_weights(p["text_links"], j), tower_text, text)  # (B, T, C)
+            image = bridge.link(ops, link_weights(p["image_links"], j), tower_image, image)  # (B, N, C)
+        text, image = bridge.cross(
+            ops, p["text_layers"][j], p["image_layers"][j], text, image, keys, config.text_config
+        )
+        yield text, image
+
+
+def link_weights(links, j):
+    """The link in front of cross-modal layer j: one for each of them but the first, or one that all share."""
+    return links[j - 1] if isinstance(links, list) else links
+
+
+def pool(ops, p, text, image):
+    """One vector for the pair, the first word's and the class token's halves.   text, image -> (B, 2·C)"""
+    halves = [ops.tanh(ops.linear(x[:, 0], **p[name])) for x, name in ((text, "text_pooler"), (image, "image_pooler"))]
+    return ops.concat(halves, -1)
+
+
+def match(ops, p, pooled):
+    """Do text and picture belong together? Scores of no and yes.   pooled (B, 2·C) -> (B, 2)"""
+    return ops.linear(pooled, **p["itm"])
+
+
+def fill(ops, p, text, config):
+    """The score of every word at every place of the text.   text (B, T, C) -> (B, T, V)"""
+    act = blocks.activation(ops, config.hidden_act)
+    hidden = ops.layer_norm(act(ops.linear(text, **p["mlm"]["dense"])), **p["mlm"]["ln"])  # (B, T, C)
+    table = p["mlm"]["decoder"]["w"] if "decoder" in p["mlm"] else p["text"]["words"]  # (V, C)
+    return ops.linear(hidden, table, p["mlm"]["bias"])
+
+
+def contrast(ops, p, x, head):
+    """A vector of length 1 that can be compared with those of the other heads: text, image or cross.
+
+    x (B, C), or (B, 2·C) for the cross head   ->   (B, K)
+    """
+    y = ops.linear(x, **p["itc"][head])  # (B, K)
+    length = (y * y).sum(-1)[:, None] ** 0.5  # (B, 1)
+    return y / length.clip(min=1e-12)
