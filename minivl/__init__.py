@@ -1,7 +1,7 @@
-"""BLIP-2 and BridgeTower, written so that a person can read every line, run every line on a laptop without PyTorch, and replace any of
-them.
+"""BLIP-2 and BridgeTower, written so that a person can read every line, run every line on a laptop without PyTorch, and
+replace any of them by a kernel of their own.
 
-from minivl import Blip2ForConditionalGeneration, Blip2Processor
+    from minivl import Blip2ForConditionalGeneration, Blip2Processor
 """
 
 from . import errors, ops

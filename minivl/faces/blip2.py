@@ -8,12 +8,12 @@ import numpy as np
 
 from .. import generate
 from ..config import Blip2Config
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..models import blip2, opt, qformer, vit
 from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, VisionOutput
 from ..trace import watch_attention
 from ..weights import names, tree
-from .inputs import to_floats, to_ids
+from .inputs import same_rows, to_floats, to_ids, to_prompt
 from .pretrained import Pretrained
 
 
@@ -54,10 +54,10 @@ class Blip2ForConditionalGeneration(Pretrained):
         each label but the first from what stands before it, in nats per token (labels of -100 do not count).
         """
         ops, p, c = self.ops, self.params, self.config
-        ids, mask = self._prompt(input_ids, attention_mask)
+        ids, mask = to_prompt(input_ids, attention_mask)
         vision, answers = self._look(pixel_values, output_attentions, output_hidden_states)
         soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
-        _same_rows(soft_words.shape[0], len(ids))
+        same_rows(soft_words.shape[0], len(ids))
         embeds, mask = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
         watch = Watch(ops, output_attentions, output_hidden_states)
         last = watch.run(lambda ops: opt.states(ops, p["language"], embeds, mask, c.text_config))
@@ -96,8 +96,8 @@ class Blip2ForConditionalGeneration(Pretrained):
         pixels = to_floats(pixel_values, "pixel_values", 4)
         if input_ids is None:
             input_ids = np.full((len(pixels), 1), text.bos_token_id)
-        ids, mask = self._prompt(input_ids, attention_mask)
-        _same_rows(len(pixels), len(ids))
+        ids, mask = to_prompt(input_ids, attention_mask)
+        same_rows(len(pixels), len(ids))
         step = self._step(pixels, ids, mask)
         return generate.greedy(
             step, len(ids), limits, bos=text.bos_token_id, eos=text.eos_token_id, pad=text.pad_token_id
@@ -142,13 +142,6 @@ class Blip2ForConditionalGeneration(Pretrained):
             own, cross = tuple(a for a, _ in pairs), tuple(b for _, b in pairs if b is not None)
         return vision, QFormerOutput(last, last[:, 0], watch.hidden_states, own, cross)
 
-    def _prompt(self, input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
-        ids = to_ids(input_ids, "input_ids")
-        mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
-        if mask.shape != ids.shape:
-            raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
-        return ids, mask
-
 
 class Watch:
     """Runs a generator of hidden states and keeps what was asked for: all the states, all the attention maps, or only
@@ -173,8 +166,3 @@ class Watch:
     @property
     def hidden_states(self):
         return None if self._states is None else tuple(self._states)
-
-
-def _same_rows(pictures: int, texts: int) -> None:
-    if pictures != texts:
-        raise InputError(f"{pictures} pictures and {texts} texts: give one text for each picture")

@@ -15,7 +15,7 @@ from ..models import bridgetower, clip_vit
 from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, RetrievalOutput
 from ..trace import watch_attention
 from ..weights import files, names, tree
-from .inputs import to_floats, to_ids
+from .inputs import same_rows, to_floats, to_ids, to_prompt
 from .pretrained import Pretrained, Tensors
 
 TRUNK = "bridgetower."  # what stands before the trunk's names in a file that holds heads too
@@ -87,18 +87,9 @@ class BridgeTower(Pretrained):
     ) -> Flow:
         """One pass over both towers, the bridges and the cross-modal layers."""
         ops, p, c = self.ops, self.params, self.config
-        ids = to_ids(input_ids, "input_ids")
-        mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
-        if mask.shape != ids.shape:
-            raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
-        ids, mask = ops.from_numpy(ids), ops.from_numpy(mask)
-        if image_embeds is not None:
-            picture = ops.from_numpy(to_floats(image_embeds, "image_embeds", 3))
-        else:
-            pixels = ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
-            picture = clip_vit.embed(ops, p["vision"], pixels, c.vision_config)
-        if len(picture) != len(ids):
-            raise InputError(f"{len(picture)} pictures and {len(ids)} texts: give one text for each picture")
+        ids, mask = self._words(input_ids, attention_mask)
+        picture = self._picture(pixel_values, image_embeds)
+        same_rows(len(picture), len(ids))
         texts = bridgetower.text_tower(ops, p, ids, mask, c)
         images = bridgetower.image_tower(ops, p, picture, c)
         maps: list[Any] = []
@@ -114,6 +105,17 @@ class BridgeTower(Pretrained):
             shown["cross_attentions"] = tuple((to_image, to_text) for _, to_image, _, to_text in layers)
         return Flow(texts, images, text, image, bridgetower.pool(ops, p, text, image), shown)
 
+    def _words(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
+        ids, mask = to_prompt(input_ids, attention_mask)
+        return self.ops.from_numpy(ids), self.ops.from_numpy(mask)
+
+    def _picture(self, pixel_values: Any, image_embeds: Any = None) -> Any:
+        """What the vision tower starts from: the embedded pixels, or what the caller gives in their place."""
+        if image_embeds is not None:
+            return self.ops.from_numpy(to_floats(image_embeds, "image_embeds", 3))
+        pixels = self.ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
+        return clip_vit.embed(self.ops, self.params["vision"], pixels, self.config.vision_config)
+
     def _matching(self, flow: Flow, labels: Any) -> HeadOutput:
         logits, loss = bridgetower.match(self.ops, self.params, flow.pooled), None
         if labels is not None:
@@ -125,9 +127,8 @@ class BridgeTower(Pretrained):
 
     def _contrast(self, flow: Flow, with_loss: bool) -> ContrastiveOutput:
         ops, p = self.ops, self.params
-        state = bridgetower.image_state(ops, p, flow.images[-1], self.config.num_hidden_layers - 1)
-        text = bridgetower.contrast(ops, p, flow.texts[-1][:, 0], "text")
-        image = bridgetower.contrast(ops, p, state[:, 0], "image")
+        text = bridgetower.text_vector(ops, p, flow.texts[-1])
+        image = bridgetower.image_vector(ops, p, flow.images[-1], self.config)
         cross = bridgetower.contrast(ops, p, flow.pooled, "cross")
         logits, loss = ops.concat([x[:, None] for x in (text, image, cross)], 1), None
         if with_loss:  # each text knows its picture among all, and so on: one direction each, as in transformers
@@ -223,7 +224,18 @@ class BridgeTowerForImageAndTextRetrieval(BridgeTower):
 class BridgeTowerForContrastiveLearning(BridgeTower):
     """Vectors of texts, pictures and pairs.   Source: BridgeTowerForContrastiveLearning in transformers 4.37."""
 
-    heads = ("itc_",)
+    heads: ClassVar[tuple[str, ...]] = ("itc_",)
+
+    def get_text_features(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        """Vectors of texts alone, (B, K) and of length 1; a product with a picture's vector says how well they fit."""
+        ids, mask = self._words(input_ids, attention_mask)
+        texts = bridgetower.text_tower(self.ops, self.params, ids, mask, self.config)
+        return bridgetower.text_vector(self.ops, self.params, texts[-1])
+
+    def get_image_features(self, pixel_values: Any) -> Any:
+        """Vectors of pictures alone, (B, K) and of length 1."""
+        images = bridgetower.image_tower(self.ops, self.params, self._picture(pixel_values), self.config)
+        return bridgetower.image_vector(self.ops, self.params, images[-1], self.config)
 
     def __call__(
         self,
@@ -244,12 +256,12 @@ class BridgeTowerForContrastiveLearning(BridgeTower):
         return output if return_dict else output.to_tuple()
 
 
-class BridgeTowerForMatchingAndContrast(BridgeTower):
+class BridgeTowerForMatchingAndContrast(BridgeTowerForContrastiveLearning):
     """Both heads that compare, from one pass over the trunk. transformers has no such class."""
 
     heads = ("itm_score.", "itc_")
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         input_ids: Any,
         attention_mask: Any = None,

@@ -58,6 +58,21 @@ def to_ids(x: Any, name: str) -> np.ndarray:
     return array.astype(np.int64, copy=False)
 
 
+def to_prompt(input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, (rows, tokens) each; without a mask every token counts."""
+    ids = to_ids(input_ids, "input_ids")
+    mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
+    if mask.shape != ids.shape:
+        raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
+    return ids, mask
+
+
+def same_rows(pictures: int, texts: int) -> None:
+    """Every picture has its text."""
+    if pictures != texts:
+        raise InputError(f"{pictures} pictures and {texts} texts: give one text for each picture")
+
+
 def _to_array(x: Any) -> np.ndarray:
     if hasattr(x, "detach"):  # a torch tensor: NumPy has no bfloat16, so floats come over as float32
         x = x.detach().cpu()

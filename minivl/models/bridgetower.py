@@ -96,6 +96,16 @@ def fill(ops, p, text, config):
     return ops.linear(hidden, table, p["mlm"]["bias"])
 
 
+def text_vector(ops, p, state):
+    """The contrastive vector of a text, from the text tower's last state.   state (B, T, C) -> (B, K)"""
+    return contrast(ops, p, state[:, 0], "text")
+
+
+def image_vector(ops, p, state, config):
+    """The contrastive vector of a picture, from the vision tower's last state.   state (B, N, M) -> (B, K)"""
+    return contrast(ops, p, image_state(ops, p, state, config.num_hidden_layers - 1)[:, 0], "image")
+
+
 def contrast(ops, p, x, head):
     """A vector of length 1 that can be compared with those of the other heads: text, image or cross.
 

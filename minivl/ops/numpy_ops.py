@@ -49,7 +49,7 @@ def layer_norm(x, w, b, eps):
     width = x.shape[-1]
     average = np.full(width, 1 / width, x.dtype)
     y = x - (x @ average)[..., None]  # the mean as a product: BLAS sums faster
-    y -= (y @ average)[..., None]  # what rounding left of the mean, which matters where it is large and the variance small
+    y -= (y @ average)[..., None]  # what rounding left of it matters where the mean is large and the variance small
     scale = 1 / np.sqrt(np.vecdot(y, y) / width + eps)
     y *= scale[..., None]
     y *= w

@@ -1,0 +1,209 @@
+"""What each command of the command line does; a command gives its exit status. How it is called: cli.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import ImageError, MinivlError
+
+PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+TOY_NOTE = "minivl: this is the demo model, trained on a toy world of coloured shapes; --model FOLDER takes a real one"
+TOGETHER = 16  # pairs of text and picture that go through the model at a time
+
+
+def caption(arguments: argparse.Namespace) -> int:
+    """What each picture shows."""
+    return _speak(arguments, "caption", prompt=None)
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """The answer of each picture to one question."""
+    question = arguments.question
+    prompt = question if arguments.raw else f"Question: {question.strip()} Answer:"
+    return _speak(arguments, "answer", prompt, question=question)
+
+
+def _speak(arguments: argparse.Namespace, name: str, prompt: str | None, **shown: str) -> int:
+    """Say something about every picture; `name` is what it is called in JSON, beside `shown`."""
+    from .faces.blip2 import Blip2ForConditionalGeneration
+    from .processors.blip2 import Blip2Processor
+
+    processor = Blip2Processor.from_pretrained(arguments.model)
+    model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)
+    _note_toy(arguments.model)
+    label = len(arguments.pictures) > 1 or Path(arguments.pictures[0]).is_dir()
+
+    def say(picture: Path) -> None:
+        inputs: dict[str, Any] = processor(images=picture, text=prompt, return_tensors="np")
+        ids = model.generate(**inputs, max_new_tokens=arguments.max_new_tokens)
+        text = " ".join(processor.batch_decode(ids, skip_special_tokens=True)[0].split())
+        plain = f"{_one_line(str(picture))}: {text}" if label else text
+        _print(arguments, plain, picture=str(picture), **shown, **{name: text})
+
+    return _for_each_picture(arguments, say, **shown)
+
+
+def match(arguments: argparse.Namespace) -> int:
+    """How probable it is that each text fits the picture, the best first."""
+    processor, model = _bridgetower(arguments, "BridgeTowerForImageAndTextRetrieval")
+    texts, picture = arguments.texts, Path(arguments.picture)
+    pixels = processor.image_processor(picture, return_tensors="np").pixel_values
+    scores = np.concatenate(
+        [_matching(processor, model, batch, np.repeat(pixels, len(batch), 0)) for batch in _batches(texts)]
+    )
+    for i in np.argsort(-scores, kind="stable"):
+        plain = f"{scores[i]:.3f}  {_one_line(texts[i])}"
+        _print(arguments, plain, picture=str(picture), text=texts[i], score=round(float(scores[i]), 6))
+    return 0
+
+
+def rank(arguments: argparse.Namespace) -> int:
+    """The pictures in the order in which they fit the text: by their vectors, and the best by a closer look."""
+    processor, model = _bridgetower(arguments, "BridgeTowerForMatchingAndContrast")
+    text, words = arguments.text, processor.tokenizer(arguments.text, return_tensors="np")
+    wanted = model.get_text_features(**words)[0]
+    found: list[tuple[float, Path, np.ndarray]] = []
+
+    def look(picture: Path) -> None:
+        pixels = processor.image_processor(picture, return_tensors="np").pixel_values
+        found.append((float(model.get_image_features(pixels)[0] @ wanted), picture, pixels))
+
+    status = _for_each_picture(arguments, look, text=text)
+    found.sort(key=lambda one: -one[0])
+    best, rest = found[: arguments.best], found[arguments.best :]
+    scores: list[float] = []
+    for batch in _batches(best):
+        scores += _matching(processor, model, [text] * len(batch), np.concatenate([p for _, _, p in batch])).tolist()
+    for i in np.argsort(-np.array(scores), kind="stable"):
+        similarity, picture, _ = best[i]
+        plain = f"{scores[i]:.3f}  {_one_line(str(picture))}"
+        _print(arguments, plain, text=text, picture=str(picture), score=round(scores[i], 6), similarity=similarity)
+    for similarity, picture, _ in rest:  # these were not looked at closely
+        plain = f"    -  {_one_line(str(picture))}"
+        _print(arguments, plain, text=text, picture=str(picture), score=None, similarity=similarity)
+    return status
+
+
+def fill(arguments: argparse.Namespace) -> int:
+    """The words that fit best at each <mask>, with their probabilities."""
+    processor, model = _bridgetower(arguments, "BridgeTowerForMaskedLM")
+    text, picture = arguments.text, Path(arguments.picture)
+    inputs = processor(picture, text, return_tensors="np")
+    logits = model(**inputs).logits[0]  # (T, V)
+    masks = np.flatnonzero(inputs.input_ids[0] == processor.tokenizer.mask_token_id)
+    for number, place in enumerate(masks, 1):
+        probability = model.ops.softmax(logits[place].astype(np.float64))
+        order = np.argsort(-probability, kind="stable")[: arguments.words]
+        words = [(processor.decode([int(i)]).strip(), float(probability[i])) for i in order]
+        if not arguments.json and len(masks) > 1:
+            print(f"<mask> {number}", flush=True)
+        if arguments.json:
+            listed = [{"word": word, "probability": round(p, 6)} for word, p in words]
+            _print(arguments, "", picture=str(picture), text=text, mask=number, words=listed)
+        else:
+            for word, p in words:
+                _print(arguments, f"{p:.3f}  {word}")
+    return 0
+
+
+def _bridgetower(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
+    """The processor and a model of one of the classes of faces/bridgetower.py."""
+    from .faces import bridgetower
+    from .processors.bridgetower import BridgeTowerProcessor
+
+    processor = BridgeTowerProcessor.from_pretrained(arguments.model)
+    model = getattr(bridgetower, name).from_pretrained(arguments.model)
+    _note_toy(arguments.model)
+    return processor, model
+
+
+def _matching(processor: Any, model: Any, texts: Sequence[str], pixels: np.ndarray) -> np.ndarray:
+    """The probability that each text fits its picture, (B,)."""
+    words = processor.tokenizer(list(texts), padding=True, return_tensors="np")
+    output = model(**words, pixel_values=pixels)
+    logits = output.logits if hasattr(output, "logits") else output.matching.logits
+    return model.ops.softmax(logits.astype(np.float64))[:, 1]
+
+
+def _batches(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(things), TOGETHER):
+        yield things[start : start + TOGETHER]
+
+
+def _for_each_picture(arguments: argparse.Namespace, do: Callable[[Path], None], **shown: str) -> int:
+    """do(picture) for every picture that was named; one that fails is reported and does not stop the others."""
+    pictures = list(_expand(arguments.pictures))
+    failed = False
+    for number, picture in enumerate(pictures, 1):
+        _progress(number, pictures)
+        try:
+            if isinstance(picture, EmptyFolder):
+                raise picture
+            do(picture)
+        except MinivlError as error:
+            failed = True
+            complain(str(error))
+            if arguments.json:
+                named = picture.folder if isinstance(picture, EmptyFolder) else picture
+                _print(arguments, "", picture=str(named), **shown, error=str(error))
+    _progress(None, pictures)
+    return 1 if failed else 0
+
+
+class EmptyFolder(ImageError):
+    """A folder without a picture in it."""
+
+    def __init__(self, folder: str, reason: str):
+        super().__init__(f"folder {folder}: {reason}")
+        self.folder = folder
+
+
+def _expand(names: Sequence[str]) -> Iterator[Path | EmptyFolder]:
+    """Folders become the pictures in them, in the order of their names."""
+    for name in names:
+        path = Path(name)
+        if not path.is_dir():
+            yield path
+            continue
+        try:
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_ENDINGS)
+        except OSError as error:
+            yield EmptyFolder(name, str(error.strerror))
+            continue
+        if inside:
+            yield from inside
+        else:
+            yield EmptyFolder(name, "it holds no file called *.png, *.jpg or another kind of picture")
+
+
+def _note_toy(model: str) -> None:
+    if model in ("demo", "demo-bridgetower"):
+        print(TOY_NOTE, file=sys.stderr)
+
+
+def _print(arguments: argparse.Namespace, plain: str, **fields: Any) -> None:
+    """One line of the answer, at once: somebody may be reading along."""
+    print(json.dumps(fields) if arguments.json else plain, flush=True)
+
+
+def complain(message: str) -> None:
+    """One line on standard error."""
+    print(f"minivl: {_one_line(message)}", file=sys.stderr)
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _progress(number: int | None, pictures: Sequence[Any]) -> None:
+    """A counter that overwrites itself, where a person is watching and there is something to wait for."""
+    if len(pictures) > 1 and sys.stderr.isatty():
+        text = "" if number is None else f"picture {number} of {len(pictures)}"
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""The examples of transformers' documentation run with only the import and the model's name ("demo") changed.
+
+Where an example downloads a photograph, a toy picture is opened instead: nothing is downloaded in a test.
+"""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from minivl import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+)
+from minivl.config import OPTConfig
+
+PICTURE = "tutorials/pictures/red_circle.png"
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return Blip2Processor.from_pretrained("demo")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Blip2ForConditionalGeneration.from_pretrained("demo", torch_dtype=torch.float16)
+
+
+def test_caption(processor, model):
+    device = "cpu"
+    image = Image.open(PICTURE)
+    inputs = processor(images=image, return_tensors="pt").to(device, torch.float16)
+    generated_ids = model.generate(**inputs)
+    generated_text = processor.batch_decode(generated_ids, skip_special_tokens=True)[0].strip()
+    assert generated_text.startswith("a ") and "red circle" in generated_text
+    assert isinstance(generated_ids, np.ndarray) and generated_ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("kind", ["np", "pt"])
+def test_question(processor, model, kind):
+    image = Image.open(PICTURE)
+    prompt = "Question: what color is the circle? Answer:"
+    inputs = processor(images=image, text=prompt, return_tensors=kind).to("cpu")
+    generated_ids = model.generate(**inputs)
+    assert processor.batch_decode(generated_ids, skip_special_tokens=True)[0].strip() == "red"
+
+
+def test_several_questions_at_once(processor, model):
+    image = Image.open(PICTURE)
+    prompts = ["Question: what color is the circle? Answer:", "Question: how many shapes are there? Answer:"]
+    inputs = processor(images=[image, image], text=prompts, padding=True, return_tensors="np")
+    answers = processor.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    assert [answer.strip() for answer in answers] == ["red", "one"]
+
+
+def test_forward_with_labels(processor, model):
+    inputs = processor(images=Image.open(PICTURE), text="a red circle", return_tensors="np")
+    outputs = model(**inputs, labels=inputs.input_ids)
+    assert 0 < outputs.loss.item() < 20
+    assert outputs.logits.shape[:2] == inputs.input_ids.shape
+
+
+def test_configurations():
+    configuration = Blip2Config()
+    assert configuration.vision_config == Blip2VisionConfig()
+    vision_config, qformer_config = Blip2VisionConfig(**SMALL, image_size=28), Blip2QFormerConfig(**SMALL)
+    text_config = OPTConfig(**SMALL, vocab_size=30)
+    config = Blip2Config.from_vision_qformer_text_configs(vision_config, qformer_config, text_config)
+    model = Blip2ForConditionalGeneration(config)
+    assert model.config.text_config.hidden_size == 16
