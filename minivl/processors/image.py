@@ -1,42 +1,43 @@
-"""BLIP's pictures: resized to one fixed size, scaled, standardised, channels first."""
+"""Pictures to pixel_values: the steps that both models share, and BLIP's processor, which resizes to one fixed size."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..disk import read_json, replacing, show
+from ..disk import replacing, show
 from ..errors import ConfigError, ImageError, InputError
 from .batch import BatchFeature, check_kind, tensors
 from .pictures import eight_bits, open_picture, rgb_array, to_rgb
+from .settings import FILE, edges, is_number, saved_settings, triple
 
-__all__ = ["BlipImageProcessor", "open_picture", "to_rgb"]
+if TYPE_CHECKING:
+    from PIL import Image
 
-FILE = "preprocessor_config.json"
-NEWER_FILE = "processor_config.json"  # transformers 5 nests the same settings in it, under "image_processor"
-LONGEST_EDGE = 4096  # pixels; the largest BLIP-2 reads 364
+__all__ = ["BlipImageProcessor", "ImageProcessor", "open_picture", "to_rgb"]
+
+Self = TypeVar("Self", bound="ImageProcessor")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass
-class BlipImageProcessor:
+class ImageProcessor:
     """Pictures -> pixel_values (B, 3, height, width), float32.
 
         pixel = (level * rescale_factor - mean) / std         level 0..255, mean and std one per channel
 
-    A picture is made RGB, resized to exactly `size` whatever its shape (Pillow's filter number `resample`, 3 is
-    bicubic, with antialiasing), then scaled and standardised.  The names and defaults are those of transformers 4.37,
-    whose arithmetic this follows to the bit; ConfigError for a value that has no meaning.
+    A picture is made RGB, resized (Pillow's filter number `resample`, 3 is bicubic, with antialiasing), then scaled
+    and standardised.  To what size is each model's own business.  The names and defaults are those of transformers
+    4.37, whose arithmetic this follows to the bit; ConfigError for a value that has no meaning.
     """
 
     do_resize: bool = True
-    size: Any = field(default_factory=lambda: {"height": 384, "width": 384})
+    size: Any = 384
     resample: int = 3
     do_rescale: bool = True
     rescale_factor: float = 1 / 255
@@ -46,15 +47,14 @@ class BlipImageProcessor:
     do_convert_rgb: bool = True
 
     def __post_init__(self) -> None:
-        self.size = _size(self.size)
-        self.image_mean, self.image_std = _triple("image_mean", self.image_mean), _triple("image_std", self.image_std)
+        self.image_mean, self.image_std = triple("image_mean", self.image_mean), triple("image_std", self.image_std)
         if 0 in self.image_std:
             raise ConfigError(f"image_std: wanted numbers other than 0, found {show(self.image_std)}")
-        if not _is_number(self.rescale_factor):
+        if not is_number(self.rescale_factor):
             raise ConfigError(f"rescale_factor: wanted a finite number, found {show(self.rescale_factor)}")
         if isinstance(self.resample, bool) or self.resample not in range(6):
             raise ConfigError(f"resample: wanted one of Pillow's filters, 0 to 5, found {show(self.resample)}")
-        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+        for name in (f.name for f in fields(self) if isinstance(f.default, bool)):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: wanted true or false, found {show(getattr(self, name))}")
 
@@ -76,9 +76,22 @@ class BlipImageProcessor:
             settings._pixels(picture, input_data_format, "the picture" if len(pictures) == 1 else f"images[{i}]")
             for i, picture in enumerate(pictures)
         ]
+        return settings._batch(pixels, return_tensors)
+
+    def _batch(self, pixels: list[np.ndarray], return_tensors: str | None) -> BatchFeature:
+        """Several (3, height, width) as one batch."""
         if return_tensors and len({p.shape for p in pixels}) > 1:
-            raise InputError(f"do_resize=False leaves pictures of different sizes, {show([p.shape for p in pixels])}")
+            found = f"different sizes, {show([p.shape for p in pixels])}"
+            raise InputError(f"images: wanted one size after all steps, to make a tensor, found {found}")
         return BatchFeature(pixel_values=tensors(pixels, return_tensors, "float32"))
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        """The picture at the size that the model reads."""
+        raise NotImplementedError
+
+    def _cropped(self, levels: np.ndarray) -> np.ndarray:
+        """(h, w, 3) -> what of it is used: everything, unless a model says otherwise."""
+        return levels
 
     def _pixels(self, picture: Any, input_data_format: Any, name: str) -> np.ndarray:
         """One picture -> (3, height, width) float32."""
@@ -95,7 +108,7 @@ class BlipImageProcessor:
                     "pass do_rescale=False"
                 )
             if not self.do_resize:
-                return np.ascontiguousarray(self._standardised(array).transpose(2, 0, 1))
+                return np.ascontiguousarray(self._standardised(self._cropped(array)).transpose(2, 0, 1))
             levels, white = eight_bits(array, name)
             picture = Image.fromarray(np.ascontiguousarray(levels))
         elif self.do_convert_rgb:
@@ -103,8 +116,8 @@ class BlipImageProcessor:
         elif picture.mode != "RGB":
             raise ImageError(f"{name}: do_convert_rgb=False takes RGB alone, found mode {picture.mode}")
         if self.do_resize:
-            picture = picture.resize((self.size["width"], self.size["height"]), self.resample)
-        levels = np.asarray(picture)  # (h, w, 3)
+            picture = self._resized(picture)
+        levels = self._cropped(np.asarray(picture))  # (h, w, 3)
 
         # A level is one of 256, so the formula is worked out 256 times and looked up h * w times.
         each = np.arange(256) if white == 255 else np.arange(256) * (1 / 255)  # (256)
@@ -122,13 +135,13 @@ class BlipImageProcessor:
         return (x - np.array(self.image_mean, np.float32)) / np.array(self.image_std, np.float32)
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> BlipImageProcessor:
+    def from_dict(cls: type[Self], settings: dict[str, Any]) -> Self:
         """The fields among `settings`; other keys (the class name, another processor's) and nulls are passed over."""
         names = {f.name for f in fields(cls)}
         return cls(**{name: value for name, value in settings.items() if name in names and value is not None})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> BlipImageProcessor:
+    def from_pretrained(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
         """Read from a folder's preprocessor_config.json, or from the newer processor_config.json that nests it."""
         settings = saved_settings(Path(folder))
         if settings is None:
@@ -138,22 +151,13 @@ class BlipImageProcessor:
     def to_dict(self) -> dict[str, Any]:
         """Every field under its own name, in JSON's types, and the class name that transformers looks for."""
         triples = {"image_mean": list(self.image_mean), "image_std": list(self.image_std)}
-        return {"image_processor_type": "BlipImageProcessor", **asdict(self), **triples}
+        return {"image_processor_type": type(self).__name__, **asdict(self), **triples}
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write preprocessor_config.json, whole or not at all."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         with replacing(Path(folder) / FILE) as file:
             file.write((json.dumps(self.to_dict(), indent=2) + "\n").encode())
-
-
-def saved_settings(folder: Path) -> dict[str, Any] | None:
-    """What a folder says about its pictures, or None.  The nested form counts first, as in transformers."""
-    if (folder / NEWER_FILE).exists():
-        nested = read_json(folder / NEWER_FILE, ConfigError).get("image_processor")
-        if isinstance(nested, dict):
-            return nested
-    return read_json(folder / FILE, ConfigError) if (folder / FILE).exists() else None
 
 
 def _listed(images: Any) -> list[Any]:
@@ -167,30 +171,18 @@ def _listed(images: Any) -> list[Any]:
     return pictures
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+@dataclass
+class BlipImageProcessor(ImageProcessor):
+    """BLIP's pictures: resized to exactly `size`, whatever their shape.
 
+    An int is a square, a pair is (height, width), a dict names both.   Source: BlipImageProcessor in transformers 4.37.
+    """
 
-def _triple(name: str, value: Any) -> tuple[float, ...]:
-    numbers = [value] * 3 if _is_number(value) else value
-    if not isinstance(numbers, (list, tuple)) or len(numbers) != 3 or not all(_is_number(n) for n in numbers):
-        raise ConfigError(f"{name}: wanted three finite numbers, one for each channel, found {show(value)}")
-    return tuple(float(n) for n in numbers)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pair = isinstance(self.size, (list, tuple)) and len(self.size) == 2
+        size = dict(zip(("height", "width"), self.size, strict=True)) if pair else self.size
+        self.size = edges("size", size, "height", "width")
 
-
-def _size(value: Any) -> dict[str, int]:
-    """An int is a square; a pair is (height, width); a dict names both."""
-    size = value
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = {"height": value, "width": value}
-    elif isinstance(value, (list, tuple)) and len(value) == 2:
-        size = dict(zip(("height", "width"), value, strict=True))
-    if (
-        not isinstance(size, dict)
-        or set(size) != {"height", "width"}
-        or not all(type(edge) is int and 1 <= edge <= LONGEST_EDGE for edge in size.values())
-    ):
-        raise ConfigError(
-            f"size: wanted a whole number or {{'height': h, 'width': w}}, each 1 to {LONGEST_EDGE}, found {show(value)}"
-        )
-    return {"height": size["height"], "width": size["width"]}
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        return picture.resize((self.size["width"], self.size["height"]), self.resample)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..disk import replacing, show
 from ..errors import InputError, TokenizerError
+from . import text_checks as checks
 from . import text_files
 from .batch import BatchFeature, check_kind, tensors
 
@@ -26,7 +27,8 @@ JOINED += [(" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]
 class Tokenizer:
     """Text -> input_ids and attention_mask; ids -> text.
 
-    `backend` is a `tokenizers.Tokenizer`, which puts the BOS before a text (OPT) or the EOS behind it (T5) by itself.
+    `backend` is a `tokenizers.Tokenizer`, which puts the BOS before a text (OPT), the EOS behind it (T5) or both around
+    it (RoBERTa) by itself.
     `padding_side` is "left" for a model that goes on writing where the text ends, "right" for an encoder.
 
     A special token's name inside a text ("</s>", "<pad>", "<image>") becomes that token, as it does in transformers:
@@ -38,6 +40,7 @@ class Tokenizer:
     eos_token: str | None = None
     unk_token: str | None = None
     pad_token: str | None = None
+    mask_token: str | None = None
     padding_side: str = "right"
     truncation_side: str = "right"
     model_max_length: int = text_files.NO_LIMIT
@@ -69,12 +72,17 @@ class Tokenizer:
     def pad_token_id(self) -> int | None:
         return self._id(self.pad_token)
 
+    @property
+    def mask_token_id(self) -> int | None:
+        return self._id(self.mask_token)
+
     def _id(self, token: str | None) -> int | None:
         return None if token is None else self.backend.token_to_id(token)
 
     def __call__(
         self,
         text: str | list[str],
+        text_pair: str | list[str] | None = None,
         *,
         add_special_tokens: bool = True,
         padding: bool | str | None = None,
@@ -84,26 +92,30 @@ class Tokenizer:
     ) -> BatchFeature:
         """A text or a list of texts -> a batch of `input_ids` and `attention_mask` (1 for text, 0 for padding).
 
+        text_pair       a second text for each, read in the same row behind the first.
         padding         True or "longest": to the longest row; "max_length": to max_length; False: not at all.
                         None, the default, pads a list to its longest row whenever tensors are asked for, because
                         rows of different lengths make no tensor; without tensors the rows stay as they are.
-        truncation      True cuts a text to max_length tokens, special ones included and kept; False never cuts.
+        truncation      True cuts a row to max_length tokens, special ones included and kept; False never cuts.
                         None cuts if max_length is given, except beside padding="max_length", which then only pads.
+                        Of a pair the longer text is cut until both are as long, then both; "only_first" or
+                        "only_second" cuts that one alone.
         max_length      the longest row in tokens; the tokenizer's own `model_max_length` if left out.
         return_tensors  "np" or "pt": int64 (B, T), also for a single text; None: lists of ints, flat for a single text.
         """
         check_kind(return_tensors)
-        texts = _texts(text)
+        texts = checks.rows(text, text_pair)
         if padding is None and return_tensors and not isinstance(text, str):
             padding = True
         if truncation is None:
             truncation = max_length is not None and padding != "max_length"
         limit = self._limit(max_length)
-        cut = limit if _choice("truncation", truncation, ("longest_first", "only_first"), "do_not_truncate") else None
-        rows = [self._encode(t, add_special_tokens, cut, f"text[{i}]") for i, t in enumerate(texts)]
+        ways = ("longest_first", "only_first", *(() if text_pair is None else ("only_second",)))
+        cut = limit if checks.choice("truncation", truncation, ways, "do_not_truncate") else None
+        rows = [self._encode(row, add_special_tokens, cut, truncation, f"text[{i}]") for i, row in enumerate(texts)]
 
         width = 0
-        if _choice("padding", padding or False, ("longest", "max_length"), "do_not_pad"):
+        if checks.choice("padding", padding or False, ("longest", "max_length"), "do_not_pad"):
             width = max(len(row) for row in rows)
             if padding == "max_length":
                 if limit is None:
@@ -125,15 +137,19 @@ class Tokenizer:
             raise InputError(f"max_length: wanted a whole number above 0, found {show(max_length)}")
         return int(max_length)
 
-    def _encode(self, text: str, add_special_tokens: bool, cut: int | None, name: str) -> list[int]:
-        """One text's ids.  What is cut off comes from the text, never from the special tokens around it."""
+    def _encode(
+        self, texts: tuple[str, ...], add_special_tokens: bool, cut: int | None, truncation: Any, name: str
+    ) -> list[int]:
+        """The ids of one text or a pair.  What is cut off comes from the texts, never from the special tokens."""
         with text_files.guarded(name):
-            encoding = self.backend.encode(text, add_special_tokens=add_special_tokens and cut is None)
-            if cut is None:
-                return encoding.ids
-            room = cut - self.backend.num_special_tokens_to_add(False) * add_special_tokens
-            encoding.truncate(max(room, 0), direction=self.truncation_side)
-            return self.backend.post_process(encoding, None, add_special_tokens).ids
+            parts = [self.backend.encode(text, add_special_tokens=False) for text in texts]
+            if cut is not None:
+                room = cut - self.backend.num_special_tokens_to_add(len(parts) == 2) * add_special_tokens
+                kept = checks.shares([len(part) for part in parts], max(room, 0), truncation, name)
+                for part, length in zip(parts, kept, strict=True):
+                    part.truncate(length, direction=self.truncation_side)
+            second = parts[1] if len(parts) == 2 else None
+            return self.backend.post_process(parts[0], second, add_special_tokens).ids
 
     def _padded(self, rows: list[list[int]], width: int) -> tuple[list[list[int]], list[list[int]]]:
         """(ids, mask), each row filled up to `width` with the padding token and zeros."""
@@ -156,7 +172,7 @@ class Tokenizer:
         Blanks before "." and the like are taken out unless clean_up_tokenization_spaces is False.
         """
         with text_files.guarded("decode"):
-            text = self.backend.decode(_ids(ids), skip_special_tokens=skip_special_tokens)
+            text = self.backend.decode(checks.ids(ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         for apart, joined in JOINED if clean_up_tokenization_spaces else ():
@@ -175,7 +191,7 @@ class Tokenizer:
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write tokenizer.json and tokenizer_config.json, each whole or not at all; transformers reads them too."""
         settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        for name in ("bos_token", "eos_token", "unk_token", "pad_token", *text_files.OPTIONS):
+        for name in (*text_files.SPECIAL, *text_files.OPTIONS):
             if getattr(self, name) is not None:
                 settings[name] = getattr(self, name)
         if not self.backend.num_special_tokens_to_add(False):
@@ -186,42 +202,3 @@ class Tokenizer:
             file.write(self.backend.to_str().encode())
         with replacing(folder / "tokenizer_config.json") as file:
             file.write((json.dumps(settings, indent=2) + "\n").encode())
-
-
-def _texts(text: Any) -> list[str]:
-    """One text or several -> a list; anything else is refused by its place."""
-    texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, (list, tuple)) or not texts:
-        raise InputError(f"text: wanted a string or a list of strings, found {show(text)}")
-    for i, item in enumerate(texts):
-        if not isinstance(item, str):
-            raise InputError(f"text[{i}]: wanted a string, found {show(item)}")
-        try:
-            item.encode()
-        except UnicodeEncodeError as error:
-            raise TokenizerError(
-                f"text[{i}]: wanted characters, found the lone surrogate {item[error.start]!r} at {error.start}"
-            ) from None
-    return list(texts)
-
-
-def _choice(name: str, value: Any, yes: tuple[str, ...], no: str) -> bool:
-    """True or False for the words and booleans that transformers takes."""
-    if value is True or value in yes:
-        return True
-    if value is False or value == no:
-        return False
-    raise InputError(f"{name}: wanted True, False or one of {', '.join((*yes, no))}, found {show(value)}")
-
-
-def _ids(ids: Any) -> list[int]:
-    values = ids.tolist() if hasattr(ids, "tolist") else ids
-    values = [values] if isinstance(values, int) else values
-    if not isinstance(values, (list, tuple)):
-        raise TokenizerError(f"decode: wanted one row of ids, found {show(ids)}")
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            raise TokenizerError("decode: wanted one row of ids, found several: use batch_decode")
-        if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= int(value) < 2**32:
-            raise TokenizerError(f"decode: wanted ids, whole numbers from 0 up, found {show(value)}")
-    return [int(value) for value in values]

@@ -16,15 +16,22 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 * 2**20  # of one vocabulary file; the largest real one of this family has 4 MB
 NO_LIMIT = 10**24  # the Hub's files write 1e30 for "texts may be as long as they like"
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token")
 OPTIONS = ("padding_side", "truncation_side", "model_max_length", "clean_up_tokenization_spaces")
 
-# What the files of older repositories leave unsaid, by the language model's type.  A decoder continues the end of its
-# row, so padding goes to the left of it, whatever a file says; an encoder does not mind.
+# What the files of older repositories leave unsaid, by the text model's type.  A decoder continues the end of its row,
+# so padding goes to the left of it, whatever a file says; an encoder does not mind, and RoBERTa counts from the left.
 NAMES = {
     "opt": {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "</s>", "pad_token": "<pad>"},
     "t5": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    "roberta": dict(zip(SPECIAL, ("<s>", "</s>", "<unk>", "<pad>", "<mask>"), strict=True)),
 }
-PADDING_SIDE = {"opt": "left", "t5": "right"}
+PADDING_SIDE = {"opt": "left", "t5": "right", "roberta": "right"}
+# How a text, and a pair of texts, begin and end where tokenizer.json does not say it.
+FRAMES = {
+    "opt": ("{bos}:0 $A:0", "{bos}:0 $A:0 {bos}:1 $B:1"),
+    "roberta": ("{bos}:0 $A:0 {eos}:0", "{bos}:0 $A:0 {eos}:0 {eos}:0 $B:0 {eos}:0"),
+}
 
 
 @contextmanager
@@ -47,11 +54,11 @@ def guarded(name: str) -> Iterator[None]:
 def load(folder: Path, family: str | None = None) -> tuple[Tokenizer, dict[str, Any]]:
     """(the tokenizers library's object, the other fields of `text.Tokenizer`) from a folder.
 
-    tokenizer.json counts first, then vocab.json with merges.txt, read as OPT's byte-level BPE.  Beside them
+    tokenizer.json counts first, then vocab.json with merges.txt, the byte-level BPE of OPT and RoBERTa.  Beside them
     tokenizer_config.json, special_tokens_map.json and added_tokens.json name the special and added tokens, each a
-    string or {"content": ...}.  `family` is the language model's type, "opt" or "t5": it settles the padding side,
-    fills in names that no file gives, and for OPT puts the BOS before every text (unless add_bos_token is false),
-    also where tokenizer.json lacks that step.
+    string or {"content": ...}.  `family` is the text model's type, "opt", "t5" or "roberta": it settles the padding
+    side, fills in names that no file gives, and where tokenizer.json lacks that step puts OPT's BOS before every text
+    (unless add_bos_token is false) or RoBERTa's <s> and </s> around it.
     """
     said = {**_optional(folder / "special_tokens_map.json"), **_optional(folder / "tokenizer_config.json")}
     if (folder / "tokenizer.json").exists():
@@ -67,8 +74,8 @@ def load(folder: Path, family: str | None = None) -> tuple[Tokenizer, dict[str, 
         backend.no_padding()
         _add_tokens(backend, said, _optional(folder / "added_tokens.json"))
         names = _name_tokens(backend, said, family)
-        if said.get("add_bos_token", family == "opt") and not backend.num_special_tokens_to_add(False):
-            _put_first(backend, names.get("bos_token"))
+        if said.get("add_bos_token", family in FRAMES) and not backend.num_special_tokens_to_add(False):
+            _frame(backend, names, FRAMES.get(family or "", FRAMES["opt"]))
     return backend, {**names, **_options(said, family)}
 
 
@@ -124,8 +131,10 @@ def _add_tokens(backend: Tokenizer, said: dict[str, Any], added: dict[str, Any])
 
 def _name_tokens(backend: Tokenizer, said: dict[str, Any], family: str | None) -> dict[str, str]:
     """{"bos_token": "</s>", ...}: what the files say, else the family's habit; all of them registered as special."""
+    from tokenizers import AddedToken
+
     names = {}
-    for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+    for name in SPECIAL:
         token = said.get(name)
         habit = NAMES.get(family or "", {}).get(name)
         if token:
@@ -139,7 +148,13 @@ def _name_tokens(backend: Tokenizer, said: dict[str, Any], family: str | None) -
         raise TokenizerError(f"additional_special_tokens: wanted a list, found {show(listed)}")
     more = [_content(token, "additional_special_tokens") for token in listed]
     known = _known(backend)
-    backend.add_special_tokens([token for token in dict.fromkeys([*names.values(), *more]) if not known.get(token)])
+    fresh = [token for token in dict.fromkeys([*names.values(), *more]) if not known.get(token)]
+    # The blank before a word belongs to the word's token, so RoBERTa's mask, which stands for one, takes it in too.
+    mask = said.get("mask_token")
+    takes_blank = mask["lstrip"] is True if isinstance(mask, dict) and "lstrip" in mask else family == "roberta"
+    backend.add_special_tokens(
+        [AddedToken(token, lstrip=takes_blank and token == names.get("mask_token")) for token in fresh]
+    )
     return names
 
 
@@ -155,16 +170,18 @@ def _content(token: Any, name: str) -> str:
     return content
 
 
-def _put_first(backend: Tokenizer, bos: str | None) -> None:
-    """Have every text begin with the BOS."""
+def _frame(backend: Tokenizer, names: dict[str, str], frame: tuple[str, str]) -> None:
+    """Have every text begin and end with the family's tokens."""
     from tokenizers import processors
 
-    if bos is None:
-        raise TokenizerError("add_bos_token: wanted a bos_token to add, found none in the files beside it")
-    template = f"{bos}:0 $A:0"
-    backend.post_processor = processors.TemplateProcessing(
-        single=template, pair=f"{template} {bos}:1 $B:1", special_tokens=[(bos, backend.token_to_id(bos))]
-    )
+    used = [key for key in ("bos", "eos") if f"{{{key}}}" in frame[0]]
+    for key in used:
+        if f"{key}_token" not in names:
+            raise TokenizerError(f"add_bos_token: wanted a {key}_token to add, found none in the files beside it")
+    tokens = {key: names[f"{key}_token"] for key in used}
+    single, pair = (template.format(**tokens) for template in frame)
+    ids = [(token, backend.token_to_id(token)) for token in tokens.values()]
+    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
 
 
 def _options(said: dict[str, Any], family: str | None) -> dict[str, Any]:
