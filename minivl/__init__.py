@@ -16,6 +16,7 @@ from .faces.bridgetower import (
     BridgeTowerModel,
 )
 from .processors.blip2 import Blip2Processor
+from .processors.bridgetower import BridgeTowerProcessor
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ __all__ = [
     "BridgeTowerForMaskedLM",
     "BridgeTowerForMatchingAndContrast",
     "BridgeTowerModel",
+    "BridgeTowerProcessor",
     "BridgeTowerTextConfig",
     "BridgeTowerVisionConfig",
     "errors",

@@ -12,7 +12,7 @@ from .config import ACTIVATIONS, DEPTH, LENGTH, PIXELS, POSITIONS, WIDTH, check_
 from .config_base import MOST_TOKENS, Config, choice, flag, number, part, token, whole
 
 LINKS = ("add", "scaled_add", "interpolate")
-HEAD_WIDTH = 64  # CLIP's heads are this wide whatever the width of the model
+HEAD_WIDTH = 64  # CLIP has one head for each whole 64 of the width
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class BridgeTowerVisionConfig(Config):
     remove_last_layer: bool = flag(False)
 
     def check(self) -> None:
-        if self.hidden_size % HEAD_WIDTH:
-            raise self.refusal("hidden_size", f"a multiple of {HEAD_WIDTH}, the width of every head")
+        heads = self.hidden_size // HEAD_WIDTH
+        if not heads or self.hidden_size % heads:
+            raise self.refusal("hidden_size", f"a width that hidden_size // {HEAD_WIDTH} heads share evenly")
         if self.image_size < self.patch_size:
             raise self.refusal("image_size", f"at least one patch ({self.patch_size})")
 

@@ -1,11 +1,14 @@
 """Shape comments held to their word.
 
-Three places of the code say what shape an array has:
+Four places of the code say what shape an array has:
 
     def f(x, w):
         '''x (B, T, C)   w (F, C)   ->   (B, T, F)'''        in a docstring, for the arguments and for what is returned
         y = x @ w.T  # (B, T, F)                             behind an assignment
         return y  # (B, T, F)                                behind a return
+
+    def g(x):
+        '''Yield the steps, (B, T, F) each.'''               in a generator's docstring, for everything that it yields
 
 `promises(module)` lists them, and while `watching(modules)` is active every call of a function of these modules is
 traced and each of its promises is compared with the arrays that are really there. A letter stands for one number
@@ -26,7 +29,8 @@ from typing import Any, NamedTuple
 SHAPE = r"\((?:\.\.\.|[A-Z0-9])[^()a-z]*\)"
 COMMENT = re.compile(rf"#\s*({SHAPE}(?:, {SHAPE})*)")
 ARGUMENTS = re.compile(rf"\b([a-z_]\w*(?:, [a-z_]\w*)*) ({SHAPE})")
-RETURNED = re.compile(rf"->\s*({SHAPE}(?:, {SHAPE})*)")
+RETURNED = re.compile(rf"->\s*(?:list of )?({SHAPE}(?:, {SHAPE})*)")
+YIELDED = re.compile(rf"^Yield .*?({SHAPE}(?:, {SHAPE})*)(?: for)? each", re.DOTALL)
 RETURN = "return"
 
 
@@ -67,9 +71,9 @@ def _function(node: ast.FunctionDef, source: list[str], file: str) -> Function:
         for name in names.split(", ")
         if name in known
     ]
-    returned = RETURNED.search(text)
     generator = any(isinstance(n, ast.Yield) for n in ast.walk(node))
-    results = _shapes(file, node.lineno, [RETURN], returned.group(1)) if returned and not generator else []
+    given = (YIELDED if generator else RETURNED).search(text)
+    results = _shapes(file, node.lineno, [RETURN], given.group(1)) if given else []
     lines: dict[int, list[Promise]] = {}
     for statement in ast.walk(node):
         if isinstance(statement, ast.Assign | ast.Return) and (
@@ -116,6 +120,10 @@ class _Call:
     def finish(self) -> None:
         for said, size, where in self.waiting:
             unknown = {n.id for n in ast.walk(ast.parse(said)) if isinstance(n, ast.Name)} - set(self.letters)
+            if multiple := re.fullmatch(r"(\d+) ?\* ?([A-Z])", said):  # 2*C: an even number says what C is
+                factor, letter = int(multiple[1]), multiple[2]
+                unknown -= {letter} if size % factor == 0 else set()
+                self.letters.setdefault(letter, size // factor)
             assert not unknown, f"{where}, but nothing in this function says what {', '.join(unknown)} is"
             assert eval(said, {}, self.letters) == size, f"{where}, but {said} is {size} with {self.letters}"
 
@@ -152,7 +160,9 @@ def watching(*modules: ModuleType) -> Iterator[set[Promise]]:
                     hold(promise, value)
             if event == "return" and value is not None:
                 for promise in function.results:
-                    hold(promise, value[promise.place] if len(function.results) > 1 else value)
+                    given = value[promise.place] if len(function.results) > 1 else value
+                    for array in given if isinstance(given, list) else [given]:
+                        hold(promise, array)
             if event == "return":
                 call.finish()
             line = frame.f_lineno

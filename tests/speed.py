@@ -1,6 +1,8 @@
 """minivl against transformers, side by side in one run: the same weights in the same memory, float32, two threads each.
 
-    python tests/speed.py [vit] [qformer] [prefill] [decode] [demo]        without arguments: all; decode takes 12 GB
+    python tests/speed.py [vit] [qformer] [prefill] [decode] [bridgetower] [demo]    without arguments: all
+
+prefill and decode take 12 GB of memory.
 
 Sides alternate, with a pause between them because idle BLAS threads keep a core busy for a while. Printed is the median
 of the rounds' ratios, transformers' time / ours (above 1 we are faster), and each side's median time. These are ratios
@@ -26,9 +28,11 @@ import numpy as np
 import torch
 import transformers
 from transformers.models.blip_2 import modeling_blip_2 as reference
+from transformers.models.bridgetower import modeling_bridgetower as reference_towers
 
 import minivl
 from minivl.config import Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
+from minivl.config_bridgetower import BridgeTowerConfig
 from minivl.models import opt, qformer, vit
 from minivl.ops.numpy_ops import OPS
 from minivl.weights import names, tree
@@ -77,6 +81,10 @@ def shared(table, module_class, config, std=0.02):
     if "lm_head.weight" in theirs.state_dict():
         state["lm_head.weight"] = state["model.decoder.embed_tokens.weight"]
     theirs.load_state_dict(state, assign=True, strict=False)
+    for name, buffer in list(theirs.named_buffers()):  # numbers of positions and token types are in no file
+        owner, _, key = name.rpartition(".")
+        filled = torch.arange(buffer.shape[-1]) if key == "position_ids" else torch.zeros(1, dtype=torch.long)
+        setattr(theirs.get_submodule(owner), key, filled.expand(buffer.shape).clone())
     return ours, theirs
 
 
@@ -154,6 +162,23 @@ def speed_opt(parts: list[str], layers: int = 32) -> None:
                 lambda: our_decode()[0], lambda: their_decode()[0])  # fmt: skip
 
 
+def speed_bridgetower() -> None:
+    config = BridgeTowerConfig()
+    table = list(names.bridgetower(config))
+    ours, theirs = shared(table, reference_towers.BridgeTowerModel, transformers.BridgeTowerConfig())
+    model = minivl.BridgeTowerModel(config, ops=OPS, params=ours)
+    rng = np.random.default_rng(1)
+    for batch in (1, 8):
+        pixels = rng.normal(size=(batch, 3, 288, 288)).astype(np.float32)
+        ids = rng.integers(4, 50000, (batch, 16))
+        inputs = {"input_ids": torch.from_numpy(ids), "pixel_values": torch.from_numpy(pixels)}
+        compare(
+            f"BridgeTower base, batch {batch}",
+            lambda ids=ids, pixels=pixels: model(ids, pixel_values=pixels).pooler_output,
+            lambda inputs=inputs: theirs(**inputs).pooler_output,
+        )
+
+
 def speed_demo() -> None:
     processor = minivl.Blip2Processor.from_pretrained("demo")
     model = minivl.Blip2ForConditionalGeneration.from_pretrained("demo")
@@ -186,7 +211,7 @@ def speed_demo() -> None:
 
 
 def main() -> None:
-    every = ["vit", "qformer", "prefill", "decode", "demo"]
+    every = ["vit", "qformer", "prefill", "decode", "bridgetower", "demo"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*every, []])
     parser.add_argument("--layers", type=int, help="fewer layers, for machines with less memory")
@@ -199,6 +224,8 @@ def main() -> None:
         speed_qformer()
     if {"prefill", "decode"} & set(parts):
         speed_opt(parts, **layers)
+    if "bridgetower" in parts:
+        speed_bridgetower()
     if "demo" in parts:
         speed_demo()
 

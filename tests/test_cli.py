@@ -73,11 +73,6 @@ def test_a_question_is_answered(capsys):
     assert (status, json.loads(out[0])) == (0, answer)
 
 
-def write(path, data):
-    path.write_bytes(data)
-    return path
-
-
 PNG = CIRCLE.read_bytes() if CIRCLE.exists() else b""
 BAD_PICTURES = {
     "missing.png": None,
@@ -158,6 +153,12 @@ def test_a_missing_shard_is_named(capsys, copy):
         ["caption", CIRCLE, "--max-new-tokens", "0"],
         ["caption", CIRCLE, "--max-new-tokens", "many"],
         ["caption", CIRCLE, "--loud"],
+        ["match", CIRCLE],
+        ["match", CIRCLE, "a red circle", ""],
+        ["rank", "a red circle"],
+        ["rank", " ", CIRCLE],
+        ["fill", CIRCLE, "nothing to fill"],
+        ["fill", CIRCLE, "a <mask> circle", "--words", "0"],
     ],
 )
 def test_wrong_usage_is_2(capsys, arguments):
@@ -205,3 +206,65 @@ def test_progress_is_shown_on_a_terminal_only(capsys, monkeypatch):
 def test_version_is_the_packages_own(capsys):
     status, out, _ = run(capsys, "--version")
     assert (status, out) == (0, [f"minivl {minivl.__version__}"])
+
+
+# ---- BridgeTower
+
+
+def test_match_puts_the_right_text_first(capsys):
+    texts = ["a small blue circle", "a small red circle", "a small red star"]
+    status, out, err = run(capsys, "match", CIRCLE, *texts)
+    assert (status, err) == (0, [])
+    scores = [float(line.split("  ")[0]) for line in out]
+    assert out[0].endswith("  a small red circle") and scores[0] > 0.5 > scores[1]
+    assert scores == sorted(scores, reverse=True) and len(out) == 3
+
+
+def test_match_in_json(capsys):
+    status, out, _ = run(capsys, "match", CIRCLE, "a small red circle", "a small blue circle", "--json")
+    first, second = map(json.loads, out)
+    assert set(first) == {"picture", "text", "score"} and first["text"] == "a small red circle"
+    assert status == 0 and first["score"] > second["score"]
+
+
+def test_match_names_a_bad_picture(capsys, tmp_path):
+    assert "missing.png" in one_line(*run(capsys, "match", tmp_path / "missing.png", "a red circle"))
+
+
+def test_rank_finds_the_picture(capsys):
+    status, out, err = run(capsys, "rank", "a small red circle", PICTURES)
+    assert (status, err) == (0, [])
+    assert out[0].endswith(str(CIRCLE)) and len(out) == len(list(PICTURES.glob("*.png")))
+
+
+def test_rank_looks_closely_at_the_best_only_and_names_what_failed(capsys, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    status, out, err = run(capsys, "rank", "a small red circle", PICTURES, broken, "--best", "2", "--json")
+    results = [json.loads(line) for line in out]
+    failed = [r for r in results if "error" in r]
+    assert status == 1 and len(err) == 1 and [r["picture"] for r in failed] == [str(broken)]
+    ranked = [r for r in results if "error" not in r]
+    assert [r["score"] is None for r in ranked] == [False] * 2 + [True] * (len(ranked) - 2)
+    assert ranked[0]["picture"] == str(CIRCLE)
+    closeness = [r["similarity"] for r in ranked[2:]]
+    assert closeness == sorted(closeness, reverse=True)
+
+
+def test_fill_says_the_word_and_how_sure_it_is(capsys):
+    status, out, err = run(capsys, "fill", CIRCLE, "a small <mask> circle")
+    probability, word = out[0].split("  ")
+    assert (status, err) == (0, []) and word == "red" and float(probability) > 0.5 and len(out) == 5
+
+
+def test_fill_in_json_has_an_object_for_each_mask(capsys):
+    status, out, _ = run(capsys, "fill", CIRCLE, "a small <mask> <mask>", "--json", "--words", "2")
+    first, second = map(json.loads, out)
+    assert status == 0 and (first["mask"], second["mask"]) == (1, 2)
+    assert (first["words"][0]["word"], second["words"][0]["word"]) == ("red", "circle")
+    assert len(first["words"]) == 2
+
+
+def test_the_wrong_family_is_one_line(capsys):
+    assert "bridgetower" in one_line(*run(capsys, "match", CIRCLE, "a circle", "--model", "demo"))
+    assert "blip-2" in one_line(*run(capsys, "caption", CIRCLE, "--model", "demo-bridgetower"))

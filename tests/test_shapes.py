@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import shapes
 
-from minivl import Blip2Config, Blip2ForConditionalGeneration
-from minivl.models import blip2, blocks, cache, opt, qformer, vit
+import minivl
+from minivl import Blip2Config, Blip2ForConditionalGeneration, BridgeTowerConfig
+from minivl.models import blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, vit
 from minivl.ops import numpy_ops
 
-MODULES = [blip2, blocks, cache, opt, qformer, vit, numpy_ops]
+MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, vit, numpy_ops]
 
 
 def small(relative=False, qkv_bias=True):
@@ -34,10 +35,33 @@ def run_everything():
         model = Blip2ForConditionalGeneration(small(relative))
         model(pixels, ids, labels=ids, output_attentions=True, output_hidden_states=True)
         model.generate(pixels, ids, max_new_tokens=3)
+    for tied in (False, True):
+        run_bridgetower(small_bridgetower(tied), rng)
     x = rng.normal(size=(2, 5, 24))
     for op in (numpy_ops.gelu, numpy_ops.gelu_tanh, numpy_ops.quick_gelu, numpy_ops.silu, numpy_ops.relu):
         op(x), op(x.astype(np.float32))
     numpy_ops.rms_norm(x, x[0, 0], 1e-6)
+
+
+def small_bridgetower(tied):
+    return BridgeTowerConfig(
+        hidden_size=20, num_hidden_layers=2, contrastive_hidden_size=13, tie_word_embeddings=tied,
+        link_tower_type="scaled_add" if tied else "interpolate", share_cross_modal_transformer_layers=tied,
+        text_config=dict(hidden_size=20, intermediate_size=31, num_hidden_layers=2, num_attention_heads=4,
+                         vocab_size=41, max_position_embeddings=17),
+        vision_config=dict(hidden_size=128, num_hidden_layers=2, image_size=12, patch_size=4),
+    )  # fmt: skip
+
+
+def run_bridgetower(config, rng):
+    """All heads, for three pairs of eight words and ten image tokens."""
+    pixels = rng.normal(size=(3, 3, 12, 12)).astype(np.float32)
+    ids = rng.integers(3, 40, (3, 8))
+    minivl.BridgeTowerForMaskedLM(config)(ids, pixel_values=pixels, labels=ids, output_attentions=True)
+    both = minivl.BridgeTowerForMatchingAndContrast(config)
+    both(ids, pixel_values=pixels, labels=[0, 1, 1], return_loss=True, output_hidden_states=True)
+    contrast = minivl.BridgeTowerForContrastiveLearning(config)
+    contrast.get_text_features(ids), contrast.get_image_features(pixels)
 
 
 def test_every_shape_comment_is_true_and_every_one_is_reached():
@@ -49,7 +73,7 @@ def test_every_shape_comment_is_true_and_every_one_is_reached():
         for function in shapes.promises(module).values()
         for promise in (*function.arguments, *function.results, *sum(function.lines.values(), []))
     }
-    assert len(promised) > 80
+    assert len(promised) > 120
     assert {(p.file, p.line, p.name) for p in promised - kept} == set()
 
 
@@ -61,6 +85,10 @@ def test_every_shape_comment_is_true_and_every_one_is_reached():
         "def f(x):\n    '''x (B, T, C)'''\n    return x",
         "def f(x):\n    '''x (B, T)'''\n    y = x  # (B, T + 1)\n    return y",
         "def f(x):\n    return x.T  # (3, 5)",
+        "def f(x):\n    '''x (B, 2·T)'''\n    return x",
+        "def f(x):\n    '''x (B, T)   ->   list of (B, T)'''\n    return [x, x[:1]]",
+        "def f(x):\n    '''Yield x, (3, T) each.'''\n    yield x\n    yield x[:1]",
+        "def f(x):\n    '''Yield a pair (B, T), (B, B) for each x.'''\n    yield x, x",
     ],
 )
 def test_a_false_comment_is_caught(tmp_path, body):
@@ -76,4 +104,4 @@ def test_a_false_comment_is_caught(tmp_path, body):
 
     sys.modules["wrong"] = module
     with pytest.raises(AssertionError, match="wrong.py"), shapes.watching(module):
-        module.f(np.zeros((3, 5)))
+        list(module.f(np.zeros((3, 5))))

@@ -15,7 +15,7 @@ from ..models import bridgetower, clip_vit
 from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, RetrievalOutput
 from ..trace import watch_attention
 from ..weights import files, names, tree
-from .inputs import same_rows, to_floats, to_ids, to_prompt
+from .inputs import same_rows, to_array, to_floats, to_ids, to_prompt
 from .pretrained import Pretrained, Tensors
 
 TRUNK = "bridgetower."  # what stands before the trunk's names in a file that holds heads too
@@ -41,6 +41,7 @@ class BridgeTower(Pretrained):
     ignored = (
         *("text_model.embeddings.position_ids", f"{TRUNK}text_model.embeddings.position_ids"),
         *("vision_model.visual.embeddings.position_ids", f"{TRUNK}vision_model.visual.embeddings.position_ids"),
+        "mlm_score.decoder.weight",  # where it is tied, a copy of the word embeddings
     )
     heads: ClassVar[tuple[str, ...]] = ()
 
@@ -90,6 +91,8 @@ class BridgeTower(Pretrained):
         ids, mask = self._words(input_ids, attention_mask)
         picture = self._picture(pixel_values, image_embeds)
         same_rows(len(picture), len(ids))
+        if image_token_type_idx not in (None, 0, 1):
+            raise InputError(f"image_token_type_idx {image_token_type_idx!r}: the token types are 0 and 1")
         texts = bridgetower.text_tower(ops, p, ids, mask, c)
         images = bridgetower.image_tower(ops, p, picture, c)
         maps: list[Any] = []
@@ -112,14 +115,17 @@ class BridgeTower(Pretrained):
     def _picture(self, pixel_values: Any, image_embeds: Any = None) -> Any:
         """What the vision tower starts from: the embedded pixels, or what the caller gives in their place."""
         if image_embeds is not None:
-            return self.ops.from_numpy(to_floats(image_embeds, "image_embeds", 3))
+            embeds, width = to_floats(image_embeds, "image_embeds", 3), self.config.vision_config.hidden_size
+            if embeds.shape[2] != width:
+                raise InputError(f"image_embeds have shape {embeds.shape}, this model takes (batch, patches, {width})")
+            return self.ops.from_numpy(embeds)
         pixels = self.ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
         return clip_vit.embed(self.ops, self.params["vision"], pixels, self.config.vision_config)
 
     def _matching(self, flow: Flow, labels: Any) -> HeadOutput:
         logits, loss = bridgetower.match(self.ops, self.params, flow.pooled), None
         if labels is not None:
-            targets = to_ids(np.reshape(labels, (-1, 1)), "labels")[:, 0]
+            targets = to_ids(to_array(labels).reshape(-1, 1), "labels")[:, 0]
             if len(targets) != len(logits):
                 raise InputError(f"{len(targets)} labels for {len(logits)} pairs: give one label, 0 or 1, for each")
             loss = self.ops.cross_entropy(logits, self.ops.from_numpy(targets))
@@ -194,7 +200,12 @@ class BridgeTowerForMaskedLM(BridgeTower):
         flow = self._flow(input_ids, attention_mask, pixel_values, **how)
         logits, loss = bridgetower.fill(self.ops, self.params, flow.text, self.config), None
         if labels is not None:
-            loss = self.ops.cross_entropy(logits, self.ops.from_numpy(to_ids(labels, "labels")))
+            targets = to_ids(labels, "labels")
+            if targets.shape != logits.shape[:2]:
+                raise InputError(
+                    f"labels have shape {targets.shape}, input_ids {tuple(logits.shape[:2])}: they must be equal"
+                )
+            loss = self.ops.cross_entropy(logits, self.ops.from_numpy(targets))
         output = HeadOutput(loss, logits, **flow.shown)
         return output if return_dict else output.to_tuple()
 

@@ -39,7 +39,7 @@ def dtype_name(dtype: Any) -> str:
 
 def to_floats(x: Any, name: str, ndim: int) -> np.ndarray:
     """A float32 array from a list, an array or a tensor, with the number of axes that it must have."""
-    array = _to_array(x)
+    array = to_array(x)
     if array.ndim != ndim or array.dtype.kind not in "fiu":
         raise InputError(f"{name} must hold numbers on {ndim} axes, not {array.dtype} of shape {array.shape}")
     return array.astype(np.float32, copy=False)
@@ -48,7 +48,7 @@ def to_floats(x: Any, name: str, ndim: int) -> np.ndarray:
 def to_ids(x: Any, name: str) -> np.ndarray:
     """An int64 array (rows, tokens) from a list, an array or a tensor."""
     try:
-        array = _to_array(x)
+        array = to_array(x)
     except ValueError as ragged:
         raise InputError(f"{name} has rows of different lengths: give padding=True to the processor") from ragged
     if array.ndim != 2 or array.dtype.kind not in "iub" or not array.shape[1]:
@@ -73,7 +73,8 @@ def same_rows(pictures: int, texts: int) -> None:
         raise InputError(f"{pictures} pictures and {texts} texts: give one text for each picture")
 
 
-def _to_array(x: Any) -> np.ndarray:
+def to_array(x: Any) -> np.ndarray:
+    """An array from a list, an array or a tensor."""
     if hasattr(x, "detach"):  # a torch tensor: NumPy has no bfloat16, so floats come over as float32
         x = x.detach().cpu()
         return (x.float() if x.is_floating_point() else x).numpy()

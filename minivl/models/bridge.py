@@ -29,7 +29,7 @@ def cross(ops, p_text, p_image, text, image, mask, config):
     """One pair of cross-modal layers: the text looks at the picture while the picture looks at the text.
 
     Both read the same inputs; neither waits for the other.
-    text (B, T, C)   image (B, N, C)   mask bool (B, 1, 1, T)   ->   (B, T, C), (B, N, C)
+    text (B, T, C)   image (B, N, C)   mask (B, 1, 1, T) bool   ->   (B, T, C), (B, N, C)
     """
     heads, act = config.num_attention_heads, blocks.activation(ops, config.hidden_act)
     return (

@@ -16,12 +16,15 @@ from . import blocks, bridge, clip_vit, roberta
 
 
 def text_tower(ops, p, ids, mask, config):
-    """The text tower's states, from its embeddings to its last layer.   ids, mask (B, T) -> list of (B, T, C)"""
+    """The text tower's states, from its embeddings to its last layer.   ids, mask (B, T)   ->   list of (B, T, C)"""
     return list(roberta.states(ops, p["text"], ids, mask, config.text_config))
 
 
 def image_tower(ops, p, embedded, config):
-    """The vision tower's states, from its embeddings (B, N, M) to the last that is bridged, all of that shape."""
+    """The vision tower's states, from its embeddings to the last that is bridged.
+
+    embedded (B, N, M)   ->   list of (B, N, M)
+    """
     used = bridged(config)[1] + config.num_hidden_layers
     return list(islice(clip_vit.states(ops, p["vision"], embedded, config.vision_config), used))
 
@@ -37,7 +40,7 @@ def bridged(config):
 
 
 def transformed(ops, p, tower, name, j, token_type):
-    """A tower's state in the cross-modal width, marked as text or picture."""
+    """A tower's state in the cross-modal width, marked as text or picture.   tower (B, T, M)   ->   (B, T, C)"""
     transform = p[f"{name}_transform"]
     if isinstance(transform, list):  # each cross-modal layer has its own
         transform = transform[j]
@@ -45,7 +48,7 @@ def transformed(ops, p, tower, name, j, token_type):
 
 
 def image_state(ops, p, state, j, token_type=1):
-    """A state of the vision tower as the bridges take it: normed first.   state (B, N, M) -> (B, N, C)"""
+    """A state of the vision tower as the bridges take it: normed first.   state (B, N, M)   ->   (B, N, C)"""
     return transformed(ops, p, ops.layer_norm(state, **p["vision"]["ln_post"]), "image", j, token_type)
 
 
@@ -78,7 +81,10 @@ def link_weights(links, j):
 
 
 def pool(ops, p, text, image):
-    """One vector for the pair, the first word's and the class token's halves.   text, image -> (B, 2·C)"""
+    """One vector for the pair, the first word's and the class token's halves.
+
+    text (B, T, C)   image (B, N, C)   ->   (B, 2·C)
+    """
     halves = [ops.tanh(ops.linear(x[:, 0], **p[name])) for x, name in ((text, "text_pooler"), (image, "image_pooler"))]
     return ops.concat(halves, -1)
 
