@@ -395,6 +395,7 @@ def test_a_file_is_read_upright(kind, tmp_path):
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(levels(tmp_path / "a.png", kind, size=32), levels(upright, kind, size=32))
     with Image.open(tmp_path / "a.png") as lying:
+        np.testing.assert_array_equal(levels(lying, kind, size=32), levels(upright, kind, size=32))
         theirs = their_pixels(lying, BlipImageProcessorPil, size=32)
     assert np.abs(theirs - their_pixels(upright, BlipImageProcessorPil, size=32)).max() > 1
 
@@ -523,6 +524,14 @@ def test_texts_of_different_lengths_are_padded_without_being_asked(tmp_path):
         theirs(texts, return_tensors="pt")
     got = processor_of(tmp_path, size=64)([Image.fromarray(noise(48, 72))] * 2, texts, return_tensors="np")
     np.testing.assert_array_equal(got.input_ids, theirs(texts, padding=True, return_tensors="np")["input_ids"])
+
+
+def test_an_empty_second_text_is_a_second_text(tmp_path):
+    """4.37 and today: an empty text_pair makes a pair in a list of texts, and none beside a single text."""
+    folder = roberta_folder(tmp_path)
+    theirs, ours = transformers.RobertaTokenizer.from_pretrained(folder), Tokenizer.from_pretrained(folder, "roberta")
+    assert theirs(["a"], [""])["input_ids"] == ours(["a"], [""]).input_ids == [[0, 102, 2, 2, 2]]
+    assert theirs("a", "")["input_ids"] == [0, 102, 2] and ours("a", "").input_ids == [0, 102, 2, 2, 2]
 
 
 def test_the_mask_takes_in_the_blank_before_it(tmp_path):

@@ -277,12 +277,14 @@ def test_the_orientation_in_the_file_is_applied_once(tmp_path, format, orientati
     assert np.abs(np.asarray(open_picture(path), int) - np.asarray(upright, int)).mean() < 25
 
 
-def test_a_picture_handed_in_is_not_turned(tmp_path):
+def test_a_picture_handed_in_is_turned_too_and_left_as_it_was(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     with Image.open(saved(tmp_path / "a.png", quarters(), exif=exif)) as picture:
-        assert to_rgb(picture).size == (32, 16)
-        assert_same(picture)
+        turned = to_rgb(picture)
+        assert (turned.size, picture.size) == ((16, 32), (32, 16))
+        np.testing.assert_array_equal(turned, quarters().transpose(Image.Transpose.ROTATE_270))
+        np.testing.assert_array_equal(to_rgb(turned), turned)
 
 
 @pytest.mark.parametrize("format", ["png", "webp", "jpg"])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,6 +33,7 @@ FORMATS = tuple(name.upper() for name in PLUGINS)
 MOST_PIXELS = 2**28 // 3  # a quarter of a gigabyte as RGB; above it a small file can fill the memory
 LAYOUTS = ("channels_last", "channels_first")
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+ORIENTATION = 0x0112  # the number of the EXIF entry
 
 
 def open_picture(path: str | os.PathLike[str]) -> Image.Image:
@@ -53,7 +54,7 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 def read_picture(file: BinaryIO, name: str) -> Image.Image:
     """`open_picture` for a file that is open already; `name` stands for it in messages."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     for plugin in PLUGINS:
         import_module(f"PIL.{plugin}ImagePlugin")  # else Pillow imports all it has to find the last of them
@@ -64,9 +65,6 @@ def read_picture(file: BinaryIO, name: str) -> Image.Image:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 raise ImageError(f"{name}: wanted at most {MOST_PIXELS} pixels, found {width} x {height}: shrink it")
-            picture.load()
-            with suppress(SyntaxError):  # an EXIF block that is no EXIF does not say which way is up
-                ImageOps.exif_transpose(picture, in_place=True)
             return to_rgb(picture, name)
     except UnidentifiedImageError:
         file.seek(0)
@@ -92,22 +90,31 @@ def whole(name: str) -> Iterator[None]:
 
 
 def to_rgb(picture: Image.Image, name: str = "the picture") -> Image.Image:
-    """A PIL picture in mode RGB, as the table above says; one that is RGB already comes back as it is.
-
-    A picture handed in is taken as its pixels stand: only `open_picture` turns it by its EXIF orientation.
-    """
+    """A PIL picture in mode RGB, as the table above says, turned upright where its EXIF data say that it lies."""
     from PIL import Image
 
     if 0 in picture.size:
         raise ImageError(f"{name}: wanted at least one pixel, found {picture.width} x {picture.height}")
     with whole(name):
         picture.load()
+        picture = upright(picture)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return _from_deep_grey(picture, name)
     if picture.has_transparency_data:
         front = picture.convert("LA" if picture.mode == "La" else "RGBA").convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), front).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture as it was seen, by its EXIF orientation; the same object if it stands already."""
+    from PIL import ImageOps
+
+    try:
+        turned = picture.getexif().get(ORIENTATION, 1) != 1
+    except SyntaxError:  # an EXIF block that is no EXIF does not say which way is up
+        return picture
+    return ImageOps.exif_transpose(picture) if turned else picture
 
 
 def _from_deep_grey(picture: Image.Image, name: str) -> Image.Image:
