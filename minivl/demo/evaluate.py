@@ -161,7 +161,7 @@ def markdown(results: dict[str, Table]) -> str:
     lines = ["| pictures | kind | asked | model | blind | majority | shuffled |", "|---|---|---:|---:|---:|---:|---:|"]
     for group, table in results.items():
         for kind, row in table.items():
-            shares = " | ".join(f"{100 * row[who]:.1f} %" for who in ("model", "blind", "majority", "shuffled"))
+            shares = " | ".join(f"{100 * row[who]:.2f} %" for who in ("model", "blind", "majority", "shuffled"))
             lines.append(f"| {TITLES[group]} | {kind} | {row['asked']:,} | {shares} |")
     return "\n".join(lines) + "\n"
 

@@ -8,8 +8,8 @@ BLIP-2 is trained in stages, and so is this one, with a short cut that only a ma
        the voice (OPT) learns to describe and to answer from the right soft words, blurred;     at the same time
     2. together: pixels in, words out, one loss through everything.
 
-Every step runs on bfloat16 copies of float32 weights. Each process uses one thread: that is repeatable and, at this
-size, no slower than two. Needs the extras `torch` and `test` (for easy-VQA).
+Every step runs on bfloat16 copies of float32 weights. Each process uses one thread, so that a second run gives the same
+bytes. Needs the extras `torch` and `test` (for easy-VQA).
 """
 
 from __future__ import annotations
