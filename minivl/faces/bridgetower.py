@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ..config_bridgetower import BridgeTowerConfig
 from ..errors import InputError
 from ..models import bridgetower, clip_vit
-from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, RetrievalOutput
+from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, Output, RetrievalOutput
 from ..trace import watch_attention
 from ..weights import files, names, tree
 from .inputs import same_rows, to_array, to_floats, to_ids, to_prompt
@@ -44,6 +44,8 @@ class BridgeTower(Pretrained):
         "mlm_score.decoder.weight",  # where it is tied, a copy of the word embeddings
     )
     heads: ClassVar[tuple[str, ...]] = ()
+    always_states = False  # whether hidden states are given unasked
+    output: Callable[..., Output]  # (flow, what was asked) -> what this class makes of it
 
     @classmethod
     def table(cls, config: BridgeTowerConfig) -> Iterator[tree.Entry | tree.Constant]:
@@ -75,21 +77,51 @@ class BridgeTower(Pretrained):
                 found |= {name: files.Stored("F32", a) for name, a in tree.flatten(entries, fresh).items()}
         return found
 
-    def _flow(
+    def __call__(
         self,
         input_ids: Any,
-        attention_mask: Any,
-        pixel_values: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
         *,
+        head_mask: Any = None,
+        inputs_embeds: Any = None,
         image_embeds: Any = None,
         image_token_type_idx: int | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        return_dict: bool = True,
+        **asked: Any,
+    ) -> Any:
+        """One pass over pairs of text and picture.
+
+        input_ids, attention_mask (B, T)   pixel_values (B, 3, Y, X), or image_embeds (B, N, M) in their place
+        asked: labels or return_loss, see the class's `output`
+        token_type_ids, pixel_mask, head_mask and inputs_embeds are taken and not used, as in transformers.
+        """
+        flow = self._flow(
+            self._words(input_ids, attention_mask),
+            self._picture(pixel_values, image_embeds),
+            image_token_type_idx=image_token_type_idx,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states or self.always_states,
+        )
+        output = self.output(flow, **asked)
+        return output if return_dict else output.to_tuple()
+
+    def _flow(
+        self,
+        words: tuple[Any, Any],
+        picture: Any,
+        *,
+        image_token_type_idx: int | None,
+        output_attentions: bool,
+        output_hidden_states: bool,
     ) -> Flow:
         """One pass over both towers, the bridges and the cross-modal layers."""
         ops, p, c = self.ops, self.params, self.config
-        ids, mask = self._words(input_ids, attention_mask)
-        picture = self._picture(pixel_values, image_embeds)
+        ids, mask = words
         same_rows(len(picture), len(ids))
         if image_token_type_idx not in (None, 0, 1):
             raise InputError(f"image_token_type_idx {image_token_type_idx!r}: the token types are 0 and 1")
@@ -147,36 +179,8 @@ class BridgeTower(Pretrained):
 class BridgeTowerModel(BridgeTower):
     """The trunk alone.   Source: BridgeTowerModel in transformers 4.37."""
 
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        pixel_values: Any = None,
-        pixel_mask: Any = None,
-        *,
-        image_embeds: Any = None,
-        image_token_type_idx: int | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool = True,
-    ) -> BridgeTowerOutput | tuple[Any, ...]:
-        """One pass over pairs of text and picture.
-
-        input_ids, attention_mask (B, T)   pixel_values (B, 3, Y, X), or image_embeds (B, N, M) in their place
-        token_type_ids and pixel_mask are taken and not used, as in transformers.
-        """
-        flow = self._flow(
-            input_ids,
-            attention_mask,
-            pixel_values,
-            image_embeds=image_embeds,
-            image_token_type_idx=image_token_type_idx,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-        )
-        output = BridgeTowerOutput(flow.text, flow.image, flow.pooled, **flow.shown)
-        return output if return_dict else output.to_tuple()
+    def output(self, flow: Flow) -> BridgeTowerOutput:
+        return BridgeTowerOutput(flow.text, flow.image, flow.pooled, **flow.shown)
 
 
 class BridgeTowerForMaskedLM(BridgeTower):
@@ -184,30 +188,15 @@ class BridgeTowerForMaskedLM(BridgeTower):
 
     heads = ("mlm_score.",)
 
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        pixel_values: Any = None,
-        pixel_mask: Any = None,
-        *,
-        labels: Any = None,
-        return_dict: bool = True,
-        **how: Any,
-    ) -> HeadOutput | tuple[Any, ...]:
-        """Arguments as for BridgeTowerModel.   labels (B, T), -100 where nothing is asked   ->   logits (B, T, V)"""
-        flow = self._flow(input_ids, attention_mask, pixel_values, **how)
+    def output(self, flow: Flow, labels: Any = None) -> HeadOutput:
+        """labels (B, T), -100 where nothing is asked   ->   logits (B, T, V)"""
         logits, loss = bridgetower.fill(self.ops, self.params, flow.text, self.config), None
         if labels is not None:
-            targets = to_ids(labels, "labels")
-            if targets.shape != logits.shape[:2]:
-                raise InputError(
-                    f"labels have shape {targets.shape}, input_ids {tuple(logits.shape[:2])}: they must be equal"
-                )
+            targets, wanted = to_ids(labels, "labels"), tuple(logits.shape[:2])
+            if targets.shape != wanted:
+                raise InputError(f"labels have shape {targets.shape}, input_ids {wanted}: they must be equal")
             loss = self.ops.cross_entropy(logits, self.ops.from_numpy(targets))
-        output = HeadOutput(loss, logits, **flow.shown)
-        return output if return_dict else output.to_tuple()
+        return HeadOutput(loss, logits, **flow.shown)
 
 
 class BridgeTowerForImageAndTextRetrieval(BridgeTower):
@@ -215,27 +204,13 @@ class BridgeTowerForImageAndTextRetrieval(BridgeTower):
 
     heads = ("itm_score.",)
 
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        pixel_values: Any = None,
-        pixel_mask: Any = None,
-        *,
-        labels: Any = None,
-        return_dict: bool = True,
-        **how: Any,
-    ) -> HeadOutput | tuple[Any, ...]:
-        """Arguments as for BridgeTowerModel.   labels (B,), 1 where they do   ->   logits (B, 2), no and yes"""
-        output = self._matching(self._flow(input_ids, attention_mask, pixel_values, **how), labels)
-        return output if return_dict else output.to_tuple()
+    def output(self, flow: Flow, labels: Any = None) -> HeadOutput:
+        """labels (B,), 1 where they do   ->   logits (B, 2), no and yes"""
+        return self._matching(flow, labels)
 
 
-class BridgeTowerForContrastiveLearning(BridgeTower):
-    """Vectors of texts, pictures and pairs.   Source: BridgeTowerForContrastiveLearning in transformers 4.37."""
-
-    heads: ClassVar[tuple[str, ...]] = ("itc_",)
+class Vectors(BridgeTower):
+    """What the two classes with contrastive heads share: each tower alone."""
 
     def get_text_features(self, input_ids: Any, attention_mask: Any = None) -> Any:
         """Vectors of texts alone, (B, K) and of length 1; a product with a picture's vector says how well they fit."""
@@ -248,44 +223,25 @@ class BridgeTowerForContrastiveLearning(BridgeTower):
         images = bridgetower.image_tower(self.ops, self.params, self._picture(pixel_values), self.config)
         return bridgetower.image_vector(self.ops, self.params, images[-1], self.config)
 
-    def __call__(
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        pixel_values: Any = None,
-        pixel_mask: Any = None,
-        *,
-        output_hidden_states: bool = True,
-        return_dict: bool = True,
-        return_loss: bool = False,
-        **how: Any,
-    ) -> ContrastiveOutput | tuple[Any, ...]:
-        """Arguments as for BridgeTowerModel; hidden states are always given.   ->   logits (B, 3, K), the vectors"""
-        flow = self._flow(input_ids, attention_mask, pixel_values, output_hidden_states=True, **how)
-        output = self._contrast(flow, return_loss)
-        return output if return_dict else output.to_tuple()
+
+class BridgeTowerForContrastiveLearning(Vectors):
+    """Vectors of texts, pictures and pairs.   Source: BridgeTowerForContrastiveLearning in transformers 4.37."""
+
+    heads = ("itc_",)
+    always_states = True
+
+    def output(self, flow: Flow, return_loss: bool = False) -> ContrastiveOutput:
+        """logits (B, 3, K), the vectors of text, picture and pair; hidden states are always given"""
+        return self._contrast(flow, return_loss)
 
 
-class BridgeTowerForMatchingAndContrast(BridgeTowerForContrastiveLearning):
+class BridgeTowerForMatchingAndContrast(Vectors):
     """Both heads that compare, from one pass over the trunk. transformers has no such class."""
 
     heads = ("itm_score.", "itc_")
 
-    def __call__(  # type: ignore[override]
-        self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
-        pixel_values: Any = None,
-        pixel_mask: Any = None,
-        *,
-        labels: Any = None,
-        return_loss: bool = False,
-        **how: Any,
-    ) -> RetrievalOutput:
-        """Arguments as for the two classes; the loss is the sum of what labels and return_loss ask for."""
-        flow = self._flow(input_ids, attention_mask, pixel_values, **how)
+    def output(self, flow: Flow, labels: Any = None, return_loss: bool = False) -> RetrievalOutput:
+        """labels and logits as in the two classes; the loss is the sum of what labels and return_loss ask for"""
         matching, contrast = self._matching(flow, labels), self._contrast(flow, return_loss)
         losses = [part.loss for part in (matching, contrast) if part.loss is not None]
         return RetrievalOutput(sum(losses) if losses else None, matching, contrast)
