@@ -3,6 +3,9 @@
 Where an example downloads a photograph, a toy picture is opened instead: nothing is downloaded in a test.
 """
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +76,20 @@ def test_configurations():
     config = Blip2Config.from_vision_qformer_text_configs(vision_config, qformer_config, text_config)
     model = Blip2ForConditionalGeneration(config)
     assert model.config.text_config.hidden_size == 16
+
+
+PAGES = ["README.md", *sorted(map(str, Path("minivl/demo").glob("*.md")))]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_our_own_pages_runs_and_prints_what_it_says(page, capsys):
+    """`# red` behind a print is what it prints; `# prints: x, ...` is how its output begins."""
+    names: dict = {}
+    blocks = re.findall(r"```python\n(.*?)```", Path(page).read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+        out = capsys.readouterr().out
+        assert [*re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)] in ([], out.splitlines())
+        for start in re.findall(r"# prints: (.*), \.\.\.$", block, re.MULTILINE):
+            assert out.startswith(start)
