@@ -99,7 +99,11 @@ def build(config, kind=TRUNK, seed=0, dtype="float32"):
 def ours(model, folder, backend="numpy", dtype="float32"):
     """Their model as ours, by way of the disk."""
     model.save_pretrained(folder)
-    mine = getattr(minivl, type(model).__name__).from_pretrained(folder, backend=backend)
+    return load(type(model).__name__, folder, backend, dtype)
+
+
+def load(kind, folder, backend="numpy", dtype="float32"):
+    mine = getattr(minivl, kind).from_pretrained(folder, backend=backend)
     if dtype == "float64":
         mine.params = tree.map_leaves(lambda leaf: leaf.astype(dtype), mine.params)
     return mine
@@ -184,8 +188,9 @@ def check(config, folder, kind=TRUNK, dtype="float32", backends=("numpy", "torch
     inputs = example(theirs.config, seed=seed, **how)
     inputs |= questions(kind, theirs.config, inputs["input_ids"], seed)
     output, want = their_trace(theirs, inputs)
+    theirs.save_pretrained(folder)
     for backend in backends:
-        mine = ours(theirs, folder, backend, dtype)
+        mine = load(kind, folder, backend, dtype)
         got, trace = our_trace(mine, inputs)
         oracle.compare(trace, want, oracle.TOLERANCE[dtype])
         if kind != TRUNK:

@@ -303,11 +303,11 @@ def test_what_is_not_asked_for_is_left_out(models):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_token_types_and_pixel_masks_change_nothing(kind, models):
+def test_what_is_taken_and_not_used_changes_nothing(kind, models):
     pairs, inputs = models
     theirs, mine = pairs[kind]
-    ignored = dict(token_type_ids=np.full((3, 6), 5), pixel_mask=np.zeros((3, 8, 8)))
-    want, got = mine(**inputs), mine(**inputs, **ignored)
+    ignored = dict(token_type_ids=np.full((3, 6), 5), pixel_mask=np.zeros((3, 8, 8)), inputs_embeds=np.ones((3, 6, 64)))
+    want, got = mine(**inputs), mine(**inputs, **ignored, head_mask=np.zeros((2, 4)))
     for one, other in zip(arrays(got.to_tuple()), arrays(want.to_tuple()), strict=True):
         np.testing.assert_array_equal(one, other)
     with torch.no_grad():
@@ -437,6 +437,13 @@ def test_both_heads_without_states(both):
     np.testing.assert_array_equal(got.matching.logits, matching(**inputs).logits)
     np.testing.assert_array_equal(got.contrast.logits, contrast(**inputs).logits)
     assert got.matching.hidden_states is None and got.matching.attentions is None
+    np.testing.assert_array_equal(joint.get_text_features(inputs["input_ids"], inputs["attention_mask"]),
+                                  got.contrast.text_embeds)  # fmt: skip
+    np.testing.assert_array_equal(joint.get_image_features(inputs["pixel_values"]), got.contrast.image_embeds)
+    loss, one, two = joint(**inputs, labels=[1, 0, 1], return_dict=False)
+    assert type(one) is tuple and type(two) is tuple and one[0] == loss
+    np.testing.assert_array_equal(one[1], got.matching.logits)
+    np.testing.assert_array_equal(two[0], got.contrast.logits)
 
 
 # ---- what holds without an oracle ----------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import generate
 from ..config import Blip2Config
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..models import blip2, opt, qformer, vit
 from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, VisionOutput
 from ..trace import watch_attention
@@ -45,7 +45,7 @@ class Blip2ForConditionalGeneration(Pretrained):
         labels: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = True,
     ) -> Blip2Output | tuple[Any, ...]:
         """One pass over pictures and texts.
 
@@ -64,11 +64,15 @@ class Blip2ForConditionalGeneration(Pretrained):
         logits, loss = opt.logits(ops, p["language"], last), None
         text = CausalLMOutput(None, logits, watch.hidden_states, watch.attentions)
         if labels is not None:
-            targets = ops.from_numpy(to_ids(labels, "labels"))
+            wanted = to_ids(labels, "labels")
+            if len(wanted) != len(ids) or wanted.shape[1] > logits.shape[1]:
+                found = f"labels have shape {wanted.shape}"
+                raise InputError(f"{found}, the {len(ids)} rows of logits have {logits.shape[1]} places each")
+            targets = ops.from_numpy(wanted)
             logits = logits[:, -targets.shape[1] :]
             loss = ops.cross_entropy(logits[:, :-1], targets[:, 1:])
         output = Blip2Output(loss, logits, vision, answers, text)
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
     def generate(
         self,

@@ -91,7 +91,7 @@ class BridgeTower(Pretrained):
         image_token_type_idx: int | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        return_dict: bool = True,
+        return_dict: bool | None = True,
         **asked: Any,
     ) -> Any:
         """One pass over pairs of text and picture.
@@ -108,7 +108,7 @@ class BridgeTower(Pretrained):
             output_hidden_states=output_hidden_states or self.always_states,
         )
         output = self.output(flow, **asked)
-        return output if return_dict else output.to_tuple()
+        return output.to_tuple() if return_dict is False else output
 
     def _flow(
         self,

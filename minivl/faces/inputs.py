@@ -64,6 +64,10 @@ def to_prompt(input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarr
     mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
     if mask.shape != ids.shape:
         raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError(
+            f"attention_mask holds {mask[~np.isin(mask, (0, 1))].flat[0]}: wanted 1 to read a token, 0 not to"
+        )
     return ids, mask
 
 
