@@ -77,14 +77,16 @@ def _parser() -> argparse.ArgumentParser:
             "--max-new-tokens", type=_count, default=40, metavar="N", help="the longest text, in tokens (default: 40)"
         )
     for command in (match, rank, fill):
-        _shared(command, "demo-bridgetower", "BridgeTower")
+        _shared(command, None, "BridgeTower")
     return parser
 
 
-def _shared(command: argparse.ArgumentParser, demo: str, family: str) -> None:
-    """The options of every command."""
-    about = f"a {family} folder in the Hub's layout (default: {demo}, a tiny model of a toy world)"
-    command.add_argument("--model", default=demo, metavar="FOLDER", help=about)
+def _shared(command: argparse.ArgumentParser, demo: str | None, family: str) -> None:
+    """The options of every command; without a model of the family inside minivl, one has to be named."""
+    about = f"a {family} folder in the Hub's layout" + (
+        f" (default: {demo}, a tiny model of a toy world)" if demo else ""
+    )
+    command.add_argument("--model", default=demo, required=demo is None, metavar="FOLDER", help=about)
     command.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 

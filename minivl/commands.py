@@ -35,8 +35,8 @@ def _speak(arguments: argparse.Namespace, name: str, prompt: str | None, **shown
     from .faces.blip2 import Blip2ForConditionalGeneration
     from .processors.blip2 import Blip2Processor
 
+    model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = Blip2Processor.from_pretrained(arguments.model)
-    model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)
     _note_toy(arguments.model)
     label = len(arguments.pictures) > 1 or Path(arguments.pictures[0]).is_dir()
 
@@ -118,9 +118,8 @@ def _bridgetower(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
     from .faces import bridgetower
     from .processors.bridgetower import BridgeTowerProcessor
 
+    model = getattr(bridgetower, name).from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = BridgeTowerProcessor.from_pretrained(arguments.model)
-    model = getattr(bridgetower, name).from_pretrained(arguments.model)
-    _note_toy(arguments.model)
     return processor, model
 
 
@@ -184,7 +183,7 @@ def _expand(names: Sequence[str]) -> Iterator[Path | EmptyFolder]:
 
 
 def _note_toy(model: str) -> None:
-    if model in ("demo", "demo-bridgetower"):
+    if model == "demo":
         print(TOY_NOTE, file=sys.stderr)
 
 

@@ -532,22 +532,13 @@ def test_what_the_processor_saves_is_read_back_by_us_and_by_transformers(process
 
 
 def test_folders_that_hold_no_processor(tmp_path):
-    with pytest.raises(WeightsError, match='"demo-bridgetower"'):
+    with pytest.raises(WeightsError, match='"demo"'):
         BridgeTowerProcessor.from_pretrained(tmp_path / "none")
     with pytest.raises(ConfigError, match=r"preprocessor_config\.json or config\.json"):
         BridgeTowerProcessor.from_pretrained(roberta_folder(tmp_path / "words"))
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         BridgeTowerProcessor.from_pretrained(tmp_path)
-
-
-def test_the_demo_is_a_folder_of_the_package(folder, monkeypatch):
-    from minivl.weights import files
-
-    place = Path(files.__file__).parents[1] / "demo" / "bridgetower"
-    assert files.find("demo-bridgetower") == place
-    monkeypatch.setattr("minivl.weights.files.find", lambda name: folder if name == "demo-bridgetower" else None)
-    assert BridgeTowerProcessor.from_pretrained("demo-bridgetower").image_processor.size == {"shortest_edge": 64}
 
 
 def test_importing_the_processor_loads_neither_pillow_nor_tokenizers():

@@ -51,7 +51,7 @@ class Weights(NamedTuple):
 
 def learn(
     weights: Weights,
-    loss: Callable[[float], torch.Tensor],
+    loss: Callable[[], torch.Tensor],
     minutes: float,
     rate: float,
     log: Path,
@@ -60,7 +60,7 @@ def learn(
 ) -> None:
     """Take steps: warm up over 100 of them, slow down to nothing at the end.
 
-    loss   tells, given how much of the time is over (0 to 1), the loss of the next batch
+    loss   of the next batch
     keep   gives what to put into the file `log` every hundred steps
     team   as `Team.agree`, for a member
     """
@@ -73,7 +73,7 @@ def learn(
         now = rate * min(1, (step + 1) / 100, 0.02 + math.cos(math.pi / 2 * progress) ** 2)
         for group in (group for helper in helpers for group in helper.param_groups):
             group["lr"] = now
-        current = loss(progress)
+        current = loss()
         current.backward()
         progress = (time.time() - started) / 60 / minutes
         if team is not None:

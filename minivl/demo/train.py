@@ -1,6 +1,6 @@
 """Train the embedded tiny BLIP-2 in the toy world, in about an hour on two cores:
 
-    python -m minivl.demo.train --out minivl/demo/blip2 --checkpoints /tmp/demo
+    python -m minivl.demo.train --out minivl/demo/blip2 --checkpoints ../demo-checkpoints
 
 BLIP-2 is trained in stages, and so is this one, with a short cut that only a made-up world allows (see losses.py):
 

@@ -19,7 +19,7 @@ from ..errors import InputError, WeightsError
 from .header import DTYPES, read_header, write_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DEMOS = {"demo": "blip2", "demo-bridgetower": "bridgetower"}
+DEMOS = {"demo": "blip2"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code != "BF16"}
@@ -54,7 +54,7 @@ class Stored(NamedTuple):
 
 
 def find(id_or_folder: str | os.PathLike[str]) -> Path:
-    """The folder that holds a checkpoint: "demo" and "demo-bridgetower" are the embedded models, all else is a path."""
+    """The folder that holds a checkpoint: "demo" is the embedded model, anything else a folder that exists."""
     known = " or ".join(f'"{name}"' for name in DEMOS)
     if not isinstance(id_or_folder, str | os.PathLike):
         raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
