@@ -8,6 +8,7 @@ Letters: B batch, T tokens, C width.
 
 from __future__ import annotations
 
+from ..errors import InputError
 from . import blocks
 
 
@@ -24,7 +25,12 @@ def embed(ops, p, ids, config):
     """ids (B, T)   ->   (B, T, C)"""
     x = ops.embed(ids, p["words"]) + p["types"][0]  # (B, T, C)
     if config.position_embedding_type == "absolute":  # the relative types add theirs to the scores, in every layer
-        x = x + ops.embed(positions(ids, config.pad_token_id), p["positions"])  # (B, T, C)
+        rows, most = positions(ids, config.pad_token_id), len(p["positions"]) - config.pad_token_id - 1
+        if rows.max() >= len(p["positions"]):
+            raise InputError(
+                f"a text is longer than the {most} tokens that the text tower has positions for: shorten it"
+            )
+        x = x + ops.embed(rows, p["positions"])  # (B, T, C)
     return ops.layer_norm(x, **p["ln"])
 
 
