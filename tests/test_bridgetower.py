@@ -299,6 +299,8 @@ def test_what_is_not_asked_for_is_left_out(models):
     vectors = ["logits", "text_embeds", "image_embeds", "cross_embeds", "hidden_states"]
     assert list(contrast(**inputs).keys()) == list(contrast(**inputs, output_hidden_states=False).keys()) == vectors
     assert [len(pairs[kind][1](**inputs, return_dict=False)) for kind in CLASSES] == [3, 1, 1, 5]
+    asked = dict(output_attentions=None, output_hidden_states=None, return_dict=None)  # 4.37's own defaults
+    assert list(pairs[TRUNK][1](**inputs, **asked).keys()) == ["text_features", "image_features", "pooler_output"]
     assert list(pairs[TRUNK][1](**inputs, output_attentions=True).keys())[3:] == ["attentions", "cross_attentions"]
 
 
