@@ -538,6 +538,15 @@ def test_an_empty_second_text_is_a_second_text(tmp_path):
     assert theirs("a", "")["input_ids"] == [0, 102, 2] and ours("a", "").input_ids == [0, 102, 2, 2, 2]
 
 
+def test_a_length_below_the_special_tokens_cuts_all_of_the_text(tmp_path):
+    """4.37 and today: where max_length leaves no room beside the special tokens, nothing is cut at all."""
+    folder = roberta_folder(tmp_path)
+    theirs, ours = transformers.RobertaTokenizer.from_pretrained(folder), Tokenizer.from_pretrained(folder, "roberta")
+    assert theirs("hello world", truncation=True, max_length=1)["input_ids"] == [0, 42891, 232, 2]
+    assert ours("hello world", max_length=1).input_ids == [0, 2]
+    assert ours("hello world", "a", max_length=3).input_ids == [0, 2, 2, 2]
+
+
 def test_the_mask_takes_in_the_blank_before_it(tmp_path):
     """Today: from vocab.json and merges.txt the blank before <mask> becomes a token of its own, 1437, as never in
     training; 4.37 has it right."""

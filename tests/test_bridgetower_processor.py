@@ -122,6 +122,7 @@ def test_pictures_of_different_sizes_are_padded_below_and_to_the_right():
     assert [type(rows) for rows in lists.values()] == [list, list]
     np.testing.assert_array_equal(lists.pixel_values, batch.pixel_values)
     np.testing.assert_array_equal(lists.pixel_mask, batch.pixel_mask)
+    assert {mask.dtype for mask in lists.pixel_mask} == {np.dtype(np.int64)}
 
 
 def test_without_padding_pictures_of_different_sizes_make_no_tensor():
@@ -291,7 +292,7 @@ def test_odd_text_gives_transformers_ids(roberta, old, text):
         assert roberta.decode(ids, skip, clean_up_tokenization_spaces=False) == want
 
 
-TEXTS, PAIRS = ["hello world", CAPTION, "a"], [FOOTBALL, "a", "hello world"]
+TEXTS, PAIRS = ["hello world", CAPTION, "a", "two cats"], [FOOTBALL, "a", "hello world", "hello world"]
 PAIR_OPTIONS = [
     {"padding": True},
     {"padding": "max_length", "max_length": 30},
@@ -370,6 +371,11 @@ def test_files_beside_the_vocabulary(tmp_path, files, takes_the_blank):
     assert tokenizer.padding_side == "right", "RoBERTa counts its positions from the left"
 
 
+def test_only_robertas_mask_takes_the_blank_by_habit(tmp_path):
+    folder = roberta_folder(tmp_path, special_tokens_map={"mask_token": "<mask>"})
+    assert Tokenizer.from_pretrained(folder, "opt")("a <mask>").input_ids == [2, 102, 1437, 50264]
+
+
 def test_tokenizer_json_is_read_as_it_is(old, roberta, tmp_path):
     old.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.from_pretrained(tmp_path, "roberta")
@@ -389,6 +395,18 @@ def test_a_tokenizer_json_that_frames_nothing_is_framed(old, tmp_path):
     assert Tokenizer.from_pretrained(tmp_path)("hello world").input_ids == [42891, 232]
     (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
     assert Tokenizer.from_pretrained(tmp_path, "roberta")("hello world").input_ids == [42891, 232]
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": true, "bos_token": "<s>"}')
+    for family in (None, "t5"):
+        assert Tokenizer.from_pretrained(tmp_path, family)("hello world").input_ids == [0, 42891, 232]
+
+
+def test_a_frame_of_the_files_own_is_kept(old, tmp_path):
+    from tokenizers import processors
+
+    other = old.backend_tokenizer
+    other.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
+    other.save(str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.from_pretrained(tmp_path, "roberta")("hello world").input_ids == [2, 42891, 232]
 
 
 @pytest.mark.parametrize(("gone", "says"), [("<s>", "bos_token"), ("</s>", "eos_token")])
@@ -397,7 +415,7 @@ def test_a_vocabulary_without_the_frame(tmp_path, gone, says):
     vocabulary = json.loads((folder / "vocab.json").read_text())
     del vocabulary[gone]
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    with pytest.raises(TokenizerError, match=says) as caught:
+    with pytest.raises(TokenizerError, match=f"wanted a {says} to add") as caught:
         Tokenizer.from_pretrained(folder, "roberta")
     assert "\n" not in str(caught.value)
 
