@@ -67,11 +67,14 @@ class BridgeTowerTextConfig(Config):
     bos_token_id: int | None = token(0)
     eos_token_id: int | tuple[int, ...] | None = token(2, several=True)
     position_embedding_type: str = choice("absolute", POSITIONS)
+    is_decoder: bool = flag(False)
     use_cache: bool = flag(True)
 
     def check(self) -> None:
         check_heads(self)
         check_tokens(self, "pad_token_id")
+        if self.is_decoder:
+            raise self.refusal("is_decoder", "false: a picture has no order in which it could look at half of a text")
         if self.pad_token_id is None:
             raise self.refusal("pad_token_id", "a token id: positions are counted around it")
 

@@ -269,6 +269,7 @@ def test_logits_in_a_tuple_stay_whole(kind, shape):
         (dict(text=dict(num_attention_heads=5)), ["BridgeTowerTextConfig.hidden_size", "num_attention_heads", "12"]),
         (dict(text=dict(pad_token_id=None)), ["BridgeTowerTextConfig.pad_token_id", "None"]),
         (dict(text=dict(pad_token_id=40)), ["BridgeTowerTextConfig.pad_token_id", "40"]),
+        (dict(text=dict(is_decoder=True)), ["BridgeTowerTextConfig.is_decoder", "false", "True"]),
         (dict(text=dict(position_embedding_type="rotary")), ["position_embedding_type", "absolute", "'rotary'"]),
     ],
 )

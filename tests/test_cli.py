@@ -157,7 +157,6 @@ def test_a_missing_shard_is_named(capsys, copy):
         ["caption", CIRCLE, "--max-new-tokens", "0"],
         ["caption", CIRCLE, "--max-new-tokens", "many"],
         ["caption", CIRCLE, "--loud"],
-        ["match", CIRCLE, "a red circle"],
         ["match", CIRCLE, "--model", "folder"],
         ["match", CIRCLE, "a red circle", "", "--model", "folder"],
         ["rank", "a red circle", "--model", "folder"],
@@ -301,6 +300,35 @@ def test_fill_in_json_has_an_object_for_each_mask(capsys, towers):
     assert status == 0 and (first["mask"], second["mask"]) == (1, 2)
     assert len(first["words"]) == 2 and set(first["words"][0]) == {"word", "probability"}
     assert first["words"] != second["words"]
+
+
+# ---- and with the tiny model inside minivl: the answers are right
+
+
+def test_match_knows_which_text_is_true(capsys):
+    status, out, err = run(capsys, "match", CIRCLE, "a small blue circle", "a small red circle", "two red circles")
+    assert (status, err) == (0, []) and out[0].endswith("  a small red circle")
+    assert float(out[0].split("  ")[0]) > 0.9 > 0.1 > float(out[1].split("  ")[0])
+
+
+@pytest.mark.parametrize("best", [16, 3])
+def test_rank_finds_the_picture(capsys, best):
+    status, out, err = run(capsys, "rank", "a red triangle above a yellow star", PICTURES, "--best", best)
+    assert (status, err) == (0, []) and out[0].endswith("red_triangle_above_yellow_star.png")
+
+
+def test_fill_reads_the_word_off_the_picture(capsys):
+    rings = PICTURES / "two_teal_rings.png"
+    cases = [(CIRCLE, "a small <mask> circle", "red"), (CIRCLE, "a small red<mask>", "circle")]
+    cases.append((rings, "<mask> teal rings", "two"))
+    for picture, text, word in cases:
+        status, out, err = run(capsys, "fill", picture, text, "--words", 1)
+        assert (status, err) == (0, []) and out[0].split("  ")[1] == word, (text, out)
+
+
+def test_the_tiny_bridgetower_says_that_its_world_is_a_toy(capsys):
+    main(["fill", str(CIRCLE), "a <mask> circle"])
+    assert "toy world" in capsys.readouterr().err
 
 
 def test_the_wrong_family_is_one_line(capsys, towers):

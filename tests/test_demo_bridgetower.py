@@ -1,6 +1,7 @@
 """What is said of toy scenes is true or false as told, and the embedded BridgeTower knows which."""
 
 import itertools
+import json
 import random
 
 import numpy as np
@@ -8,7 +9,10 @@ import pytest
 
 from minivl.demo import evaluate_bridgetower as evaluate
 from minivl.demo import pool, statement_pool, statements, world
+from minivl.demo.evaluate import BEGIN
+from minivl.demo.evaluate import END as STOP
 from minivl.demo.statement_pool import END, LONGEST, MASK, PAD
+from minivl.weights.files import find
 
 
 def some_scenes(count, split="test", seed=7):
@@ -178,6 +182,71 @@ def test_a_third_of_the_texts_is_true_a_third_false_and_a_third_masked(tokenizer
     assert masked > 30  # some texts have no word that is certain
 
 
+def test_other_pictures_captions_are_false_ones(tokenizer):
+    train = pytest.importorskip("minivl.demo.train_bridgetower")
+    made = statement_pool.of_world(tokenizer, seed=6, count=400, workers=1)
+    lessons, which = train.Lessons(made, tokenizer, 0), np.arange(60)
+    shown, common, part = [world.scene("train", 6, i) for i in range(400)], 0, 0
+    for own, other in zip(which.repeat(3), lessons.strangers(which, 3), strict=True):
+        scene = shown[own]
+        assert not is_true(scene, world.caption(shown[other]))
+        mine = {(t.colour, t.shape) for t in scene.things}
+        common += any((t.colour, t.shape) in mine for t in shown[other].things)
+        part += len(shown[other].things) == 1 and shown[other].things[0].name in {t.name for t in scene.things}
+    assert common > 90 and part > 30  # of 180: rather those that could be mistaken for it
+    task = lessons.task(which, 4, strange=1.0)
+    told, owner = [world.caption(scene) for scene in shown], np.repeat(which, 4)
+    for i in np.flatnonzero(task.true.numpy() == 0):
+        text = tokenizer.decode(task.ids[i].tolist())
+        assert text in told and not is_true(shown[owner[i]], text) and not task.caption[i]
+        assert (task.words[i] == -100).all() and (task.wrong[i] == -100).all()
+
+
+# --- the embedded model ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model():
+    return evaluate.Model("demo-bridgetower")
+
+
+def right(model, items, pictures=None):
+    said = model.say(items, pictures or [item.picture for item in items])
+    return np.mean([text == item.answer for text, item in zip(said, items, strict=True)])
+
+
+def test_true_and_nearly_true_texts_are_told_apart(model):
+    items = list(evaluate.matching(evaluate.drawn("test", 11, 40), random.Random(0), False))
+    assert right(model, items) >= 0.95
+    pictures = [item.picture for item in items]
+    assert right(model, items, pictures[60:] + pictures[:60]) < 0.65  # another scene's picture
+
+
+def test_masked_words_are_read_off_the_picture(model):
+    items = list(evaluate.masks(evaluate.drawn("test", 12, 40), random.Random(0), False))
+    assert right(model, items) >= 0.95
+    pictures = [item.picture for item in items]
+    assert right(model, items, pictures[30:] + pictures[:30]) < 0.6
+
+
+def test_pictures_and_captions_find_each_other(model):
+    pictures, texts = evaluate.candidates(50)
+    found = evaluate.retrieved(model, pictures[:40], texts[:40])
+    assert (found[:, 2] >= 0.9).all() and (found[:, 1] >= found[:, 0]).all()
+
+
 def test_candidates_are_true_of_one_picture_each():
     _, texts = evaluate.candidates(0)
     assert len(set(texts)) == evaluate.CANDIDATES
+
+
+def test_the_card_shows_the_measured_numbers():
+    results = json.loads(evaluate.RESULTS.read_text())
+    assert BEGIN + evaluate.markdown(results) + STOP in evaluate.CARD.read_text()
+    assert all(results[f"{task}, test"]["all questions"]["model"] >= 0.97 for task in ("matching", "masks"))
+    assert all(row["after matching, first"] >= 0.95 for row in results["retrieval"].values())
+
+
+def test_the_model_is_small_and_its_tokenizer_is_the_one_that_training_learned(tokenizer):
+    assert sum(file.stat().st_size for file in find("demo-bridgetower").iterdir()) < 5_000_000
+    assert json.loads((find("demo-bridgetower") / "tokenizer.json").read_text()) == json.loads(tokenizer.to_str())

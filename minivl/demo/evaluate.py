@@ -166,11 +166,11 @@ def markdown(results: dict[str, Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_card(results: dict[str, Table]) -> None:
-    """Keep the numbers beside the model, and put the table into its card."""
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    before, rest = CARD.read_text().split(BEGIN)
-    CARD.write_text(before + BEGIN + markdown(results) + END + rest.split(END)[1])
+def write_card(results: dict[str, Table], tables: str, file: Path, card: Path) -> None:
+    """Keep the numbers in a file beside the model, and put the tables into its card."""
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    before, rest = card.read_text().split(BEGIN)
+    card.write_text(before + BEGIN + tables + END + rest.split(END)[1])
 
 
 def main() -> None:
@@ -189,7 +189,7 @@ def main() -> None:
         print("easy-VQA is left out: pip install easy-vqa")
     print(markdown(results))
     if plan.card:
-        write_card(results)
+        write_card(results, markdown(results), RESULTS, CARD)
 
 
 if __name__ == "__main__":

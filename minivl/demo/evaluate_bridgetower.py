@@ -23,9 +23,10 @@ import numpy as np
 from PIL import Image
 
 from minivl.demo import evaluate, statements, world
-from minivl.demo.evaluate import BLIND_SCENES, SEED, Asked, Table, learn_blindly, measure
+from minivl.demo.evaluate import BLIND_SCENES, HERE, SEED, Asked, Table, learn_blindly, measure, write_card
 from minivl.demo.statements import Said
 
+RESULTS, CARD = HERE / "results_bridgetower.json", HERE / "BRIDGETOWER.md"
 EACH = 6  # statements about a scene
 CANDIDATES, RERANKED = 100, 16
 MASK = "<mask>"
@@ -87,7 +88,7 @@ def matching(shown: Iterable[tuple[world.Scene, Image.Image]], rng: random.Rando
                 yield Asked(wrong.kind, picture, statements.text(wrong.said), "false")
 
 
-def masks(shown: Iterable[tuple[world.Scene, Image.Image]], rng: random.Random, withheld: bool) -> Iterator[Asked]:
+def masks(shown: Iterable[tuple[world.Scene, Image.Image]], rng: random.Random, _withheld: bool) -> Iterator[Asked]:
     """Each statement with one of the words masked that the picture determines."""
     for scene, picture in shown:
         for said in statements.several(scene, rng, EACH):
@@ -183,13 +184,16 @@ def markdown(results: dict[str, Table]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="a folder with a trained BridgeTower of the toy world")
+    parser.add_argument("--model", default="demo-bridgetower", help='a folder, or "demo-bridgetower"')
     parser.add_argument("--quick", action="store_true", help="a small sample")
+    parser.add_argument("--card", action="store_true", help="write results_bridgetower.json and the card's tables")
     plan = parser.parse_args()
     model = Model(plan.model)
     results = measured(model, *((40, 2000) if plan.quick else (1000, BLIND_SCENES)))
     results["retrieval"] = retrieval(model, 1 if plan.quick else 5)
     print(markdown(results))
+    if plan.card:
+        write_card(results, markdown(results), RESULTS, CARD)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..config_bridgetower import BridgeTowerConfig
-from ..errors import InputError
+from ..errors import InputError, WeightsError
 from ..models import bridgetower, clip_vit
 from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, Output, RetrievalOutput
 from ..trace import watch_attention
@@ -57,7 +58,7 @@ class BridgeTower(Pretrained):
 
     @staticmethod
     def spread(config: BridgeTowerConfig) -> float:
-        return 0.02 * config.initializer_factor
+        return 0.05 * config.initializer_factor
 
     @classmethod
     def adapted(cls, tensors: Tensors, config: BridgeTowerConfig, where: str) -> Tensors:
@@ -65,6 +66,9 @@ class BridgeTower(Pretrained):
 
         A head that it has and the file has not starts at random, as in transformers, with a warning that says so.
         """
+        twice = [name for name in tensors if TRUNK + name in tensors]
+        if twice:
+            raise WeightsError(f"{where}: wanted tensor {twice[0]} once, found it also as {TRUNK + twice[0]}")
         trunk = {name.removeprefix(TRUNK): t for name, t in tensors.items() if not name.startswith(HEAD_NAMES)}
         found = {TRUNK + name if cls.heads else name: t for name, t in trunk.items()}
         for head in cls.heads:
@@ -100,6 +104,7 @@ class BridgeTower(Pretrained):
         asked: labels or return_loss, see the class's `output`
         token_type_ids, pixel_mask, head_mask and inputs_embeds are taken and not used, as in transformers.
         """
+        inspect.signature(self.output).bind(None, **asked)  # a TypeError for an unknown name, before any work is done
         flow = self._flow(
             self._words(input_ids, attention_mask),
             self._picture(pixel_values, image_embeds),
