@@ -18,7 +18,10 @@ from .errors import MinivlError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if reason := _contradiction(arguments):
+        parser.error(reason)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
@@ -45,11 +48,20 @@ def _parser() -> argparse.ArgumentParser:
 
     caption = commands.add_parser("caption", help="say what pictures show", description="Say what each picture shows.")
     caption.add_argument("pictures", nargs="+", metavar="PICTURE", help=a_picture)
+    start = caption.add_mutually_exclusive_group()
+    start.add_argument("--prompt", type=_words, metavar="TEXT", help="how the caption begins (default: with nothing)")
+    start.add_argument("--preset", choices=["caption"], help='a prompt by name: caption is "a photo of"')
 
     ask = commands.add_parser("ask", help="ask a picture a question", description="Ask a picture, or each of a folder.")
     ask.add_argument("pictures", nargs=1, metavar="PICTURE", help=a_picture)
     ask.add_argument("question", type=_words, help='plain words; "Question: ... Answer:" is put around them')
-    ask.add_argument("--raw", action="store_true", help="take the question as the whole prompt, as it is")
+    around = ask.add_mutually_exclusive_group()
+    around.add_argument("--raw", action="store_true", help="take the question as the whole prompt, as it is")
+    around.add_argument(
+        "--preset",
+        choices=["vqa-opt", "vqa-t5"],
+        help='what is put around it: "Question: ... Answer:" or "Question: ... Short answer:" (default: by the model)',
+    )
 
     match = commands.add_parser(
         "match", help="which texts fit a picture", description="How probable it is that each text fits the picture."
@@ -71,23 +83,54 @@ def _parser() -> argparse.ArgumentParser:
     fill.add_argument("text", type=_masked, metavar="TEXT", help='for example "a <mask> shape left of the circle"')
     fill.add_argument("--words", type=_count, default=5, metavar="N", help="how many words (default: 5)")
 
+    about = "What a model consists of, and how much memory it takes, without loading it."
+    inspect = commands.add_parser("inspect", help="how large a model is", description=about)
+    inspect.add_argument(
+        "model", metavar="ID_OR_FOLDER", help="demo, a folder in the Hub's layout, or an id on the Hub"
+    )
+    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+
     for command in (caption, ask):
         _shared(command, "demo", "BLIP-2")
-        command.add_argument(
-            "--max-new-tokens", type=_count, default=40, metavar="N", help="the longest text, in tokens (default: 40)"
-        )
+        _writing(command)
     for command in (match, rank, fill):
-        _shared(command, None, "BridgeTower")
+        _shared(command, "demo-bridgetower", "BridgeTower")
     return parser
 
 
-def _shared(command: argparse.ArgumentParser, demo: str | None, family: str) -> None:
-    """The options of every command; without a model of the family inside minivl, one has to be named."""
-    about = f"a {family} folder in the Hub's layout" + (
-        f" (default: {demo}, a tiny model of a toy world)" if demo else ""
-    )
-    command.add_argument("--model", default=demo, required=demo is None, metavar="FOLDER", help=about)
+def _shared(command: argparse.ArgumentParser, demo: str, family: str) -> None:
+    """The options of every command."""
+    about = f"a {family} folder in the Hub's layout (default: {demo}, a tiny model of a toy world)"
+    command.add_argument("--model", default=demo, metavar="FOLDER", help=about)
     command.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _writing(command: argparse.ArgumentParser) -> None:
+    """How a text is written: the arguments of generate() that are wanted most often."""
+    group = command.add_argument_group("how the text is written")
+    add = group.add_argument
+    add("--max-new-tokens", type=_count, default=40, metavar="N", help="the longest text, in tokens (default: 40)")
+    add("--beams", type=_count, metavar="N", help="keep so many beginnings side by side (default: 1)")
+    add("--sample", action="store_true", help="draw each token by chance")
+    add("--temperature", type=_positive, metavar="X", help="with --sample: below 1 tamer, above 1 wilder (default: 1)")
+    add("--top-k", type=_count, metavar="N", help="with --sample: only the N likeliest tokens (default: 50)")
+    add("--top-p", type=_share, metavar="P", help="with --sample: only the likeliest, together P (default: 1)")
+    add("--seed", type=_whole, metavar="N", help="with --sample: the same number gives the same text")
+    add("--stop", action="append", metavar="TEXT", help="end in front of this text; may be given several times")
+    add("--stream", action="store_true", help="print the words as they come")
+
+
+def _contradiction(arguments: argparse.Namespace) -> str | None:
+    """What of the arguments does not go together."""
+    given = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
+    for name in ("temperature", "top_k", "top_p", "seed"):
+        if name in given and "sample" not in given:
+            return f"--{name.replace('_', '-')} needs --sample"
+    if "stream" in given and ("json" in given or given.get("beams", 1) > 1):
+        return "--stream shows one text as it grows, which goes neither with --json nor with --beams"
+    if "" in given.get("stop", ()):
+        return "--stop needs a text"
+    return None
 
 
 def _words(text: str) -> str:
@@ -106,3 +149,26 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is above 1")
+    return value

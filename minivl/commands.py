@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from . import prompts
 from .errors import ImageError, MinivlError
+from .weights.files import DEMOS
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 TOY_NOTE = "minivl: this is the demo model, trained on a toy world of coloured shapes; --model FOLDER takes a real one"
@@ -20,34 +22,76 @@ TOGETHER = 16  # pairs of text and picture that go through the model at a time
 
 def caption(arguments: argparse.Namespace) -> int:
     """What each picture shows."""
-    return _speak(arguments, "caption", prompt=None)
+    return _speak(arguments, "caption", lambda _: prompts.PROMPTS.get(arguments.preset, arguments.prompt))
 
 
 def ask(arguments: argparse.Namespace) -> int:
     """The answer of each picture to one question."""
     question = arguments.question
-    prompt = question if arguments.raw else f"Question: {question.strip()} Answer:"
+
+    def prompt(language: str) -> str:
+        preset = arguments.preset or ("vqa-t5" if language == "t5" else "vqa-opt")
+        return question if arguments.raw else prompts.prompt(preset, question)
+
     return _speak(arguments, "answer", prompt, question=question)
 
 
-def _speak(arguments: argparse.Namespace, name: str, prompt: str | None, **shown: str) -> int:
-    """Say something about every picture; `name` is what it is called in JSON, beside `shown`."""
+def _speak(arguments: argparse.Namespace, name: str, prompt: Callable[[str], str | None], **shown: str) -> int:
+    """Say something about every picture; `name` is what it is called in JSON, beside `shown`.
+
+    prompt(model_type of the language model) is what the text goes on from.
+    """
     from .faces.blip2 import Blip2ForConditionalGeneration
+    from .generate import TextStreamer, cut
     from .processors.blip2 import Blip2Processor
 
     model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = Blip2Processor.from_pretrained(arguments.model)
     _note_toy(arguments.model)
     label = len(arguments.pictures) > 1 or Path(arguments.pictures[0]).is_dir()
+    beginning, settings = prompt(model.config.text_config.model_type), _settings(arguments)
+    stops = tuple(settings.get("stop", ()))
 
     def say(picture: Path) -> None:
-        inputs: dict[str, Any] = processor(images=picture, text=prompt, return_tensors="np")
-        ids = model.generate(**inputs, max_new_tokens=arguments.max_new_tokens)
-        text = " ".join(processor.batch_decode(ids, skip_special_tokens=True)[0].split())
-        plain = f"{_one_line(str(picture))}: {text}" if label else text
-        _print(arguments, plain, picture=str(picture), **shown, **{name: text})
+        inputs: dict[str, Any] = processor(images=picture, text=beginning, return_tensors="np")
+        before = f"{_one_line(str(picture))}: " if label else ""
+        if arguments.stream:
+            words = TextStreamer(processor.tokenizer, OneLine(before).write, stop=stops)
+            model.generate(**inputs, **settings, tokenizer=processor, streamer=words)
+            print(flush=True)
+            return
+        ids = model.generate(**inputs, **settings, tokenizer=processor)
+        text = _flat(cut(processor.batch_decode(ids, skip_special_tokens=True)[0], stops))
+        _print(arguments, before + text, picture=str(picture), **shown, **{name: text})
 
     return _for_each_picture(arguments, say, **shown)
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What generate() is to be told: only what was asked for."""
+    names = {"beams": "num_beams", "sample": "do_sample"}
+    names |= {name: name for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")}
+    values = {names[name]: value for name, value in vars(arguments).items() if name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _flat(text: str) -> str:
+    """The words with one blank between them, on one line."""
+    return " ".join(text.split())
+
+
+class OneLine:
+    """Prints pieces of a text so that, together, they are `_flat` of the whole."""
+
+    def __init__(self, before: str):
+        self.text, self.shown = "", 0
+        print(before, end="", flush=True)
+
+    def write(self, piece: str) -> None:
+        self.text += piece
+        flat = _flat(self.text)
+        print(flat[self.shown :], end="", flush=True)
+        self.shown = len(flat)
 
 
 def match(arguments: argparse.Namespace) -> int:
@@ -113,6 +157,29 @@ def fill(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def inspect(arguments: argparse.Namespace) -> int:
+    """What a checkpoint consists of, and the memory that it will take."""
+    from . import summary
+
+    found = summary.inspect(arguments.model)
+    if arguments.json:
+        _print(arguments, "", **found)
+        return 0
+    for name, part in found["parts"].items():
+        kept = ", ".join(f"{_size(n)} of {dtype}" for dtype, n in sorted(part["bytes"].items()))
+        print(f"{name:20}{part['parameters']:>16,} parameters  {kept}".rstrip())
+    print(f"{'together':20}{sum(part['parameters'] for part in found['parts'].values()):>16,} parameters")
+    print("peak memory of one picture, about:")
+    for mode, n in found["peak"].items():
+        print(f"  {mode:18}{_size(n):>16}")
+    return 0
+
+
+def _size(n: int) -> str:
+    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if n >= pair[0]), (1e3, "kB"))
+    return f"{n / unit:.2f} {name}"
+
+
 def _bridgetower(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
     """The processor and a model of one of the classes of faces/bridgetower.py."""
     from .faces import bridgetower
@@ -120,6 +187,7 @@ def _bridgetower(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
 
     model = getattr(bridgetower, name).from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = BridgeTowerProcessor.from_pretrained(arguments.model)
+    _note_toy(arguments.model)
     return processor, model
 
 
@@ -183,7 +251,7 @@ def _expand(names: Sequence[str]) -> Iterator[Path | EmptyFolder]:
 
 
 def _note_toy(model: str) -> None:
-    if model == "demo":
+    if model in DEMOS:
         print(TOY_NOTE, file=sys.stderr)
 
 

@@ -79,6 +79,24 @@ class CausalLMOutput(Output):
 
 
 @dataclass
+class Seq2SeqLMOutput(Output):
+    """loss, a scalar; logits (B, T, V) over the decoder's T words; the first states and maps are the decoder's.
+
+    *_hidden_states: L + 1 of (B, T, C), the encoder's of (B, S, C), the last one after the last norm
+    decoder_attentions: L of (B, H, T, T); cross_attentions: L of (B, H, T, S); encoder_attentions: L of (B, H, S, S)
+    """
+
+    loss: Any = None
+    logits: Any = None
+    decoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_attentions: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    encoder_last_hidden_state: Any = None
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    encoder_attentions: tuple[Any, ...] | None = None
+
+
+@dataclass
 class BridgeTowerOutput(Output):
     """text_features (B, T, C) and image_features (B, N, C) after the last cross-modal layer; pooler_output (B, 2·C).
 
@@ -132,12 +150,12 @@ class RetrievalOutput(Output):
 
 @dataclass
 class Blip2Output(Output):
-    """loss, a scalar; logits (B, S, V), cut to the labels' length where labels are given; and the outputs of the three
-    parts.
+    """loss, a scalar; logits (B, S, V), which OPT cuts to the labels' length where labels are given; and the outputs of
+    the three parts.
     """
 
     loss: Any = None
     logits: Any = None
     vision_outputs: VisionOutput | None = None
     qformer_outputs: QFormerOutput | None = None
-    language_model_outputs: CausalLMOutput | None = None
+    language_model_outputs: CausalLMOutput | Seq2SeqLMOutput | None = None

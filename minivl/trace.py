@@ -15,3 +15,28 @@ def watch_attention(ops: Ops, maps: list[Any]) -> Ops:
         return ops.attention(q, k, v, **how)
 
     return ops._replace(attention=attention)
+
+
+class Watch:
+    """Runs a generator of hidden states and keeps what was asked for: all the states, all the attention maps, or only
+    the last state.
+    """
+
+    def __init__(self, ops: Any, attentions: bool, hidden_states: bool):
+        self._maps: list[Any] | None = [] if attentions else None
+        self._states: list[Any] | None = [] if hidden_states else None
+        self.ops = ops if self._maps is None else watch_attention(ops, self._maps)
+
+    def run(self, network):
+        for x in network(self.ops):
+            if self._states is not None:
+                self._states.append(x)
+        return x
+
+    @property
+    def attentions(self):
+        return None if self._maps is None else tuple(self._maps)
+
+    @property
+    def hidden_states(self):
+        return None if self._states is None else tuple(self._states)

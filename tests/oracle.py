@@ -21,13 +21,16 @@ from transformers import (
     Blip2VisionModel,
     OPTConfig,
     OPTForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 from transformers.models.blip_2 import modeling_blip_2
 from transformers.models.opt import modeling_opt
+from transformers.models.t5 import modeling_t5
 
 import minivl.config
-from minivl.models import opt, qformer, vit
-from minivl.trace import watch_attention
+from minivl.models import opt, qformer, t5, vit
+from minivl.trace import Watch, watch_attention
 from minivl.weights import files, names, tree
 
 torch.set_num_threads(1)
@@ -41,6 +44,9 @@ QFORMER = dict(hidden_size=20, intermediate_size=28, num_hidden_layers=4, num_at
 QFORMER |= dict(vocab_size=8, encoder_hidden_size=24)
 TEXT = dict(hidden_size=16, word_embed_proj_dim=16, ffn_dim=40, num_hidden_layers=3, num_attention_heads=4)
 TEXT |= dict(vocab_size=50, max_position_embeddings=40, pad_token_id=1, bos_token_id=2, eos_token_id=49)
+T5 = dict(d_model=16, d_kv=5, d_ff=24, num_layers=3, num_decoder_layers=2, num_heads=3, vocab_size=50)
+T5 |= dict(relative_attention_num_buckets=8, relative_attention_max_distance=12, feed_forward_proj="gated-gelu")
+T5 |= dict(tie_word_embeddings=False, pad_token_id=0, eos_token_id=1, bos_token_id=1, decoder_start_token_id=0)
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish")
 
 
@@ -97,8 +103,29 @@ def draw_text(seed):
     )
 
 
-def draw_blip2(seed):
-    vision, text = draw_vision(seed), draw_text(seed + 1)
+def draw_t5(seed):
+    pick = random.Random(seed)
+    buckets = pick.randint(4, 33)
+    named = pick.choice(ACTIVATIONS)
+    return T5 | dict(
+        vocab_size=pick.randint(50, 70),
+        d_model=pick.randint(1, 30),
+        d_kv=pick.randint(1, 9),
+        d_ff=pick.randint(1, 40),
+        num_layers=pick.randint(1, 4),
+        num_decoder_layers=pick.randint(1, 4),
+        num_heads=pick.randint(1, 5),
+        relative_attention_num_buckets=buckets,
+        relative_attention_max_distance=buckets // 2 + pick.choice([1, 3, 100]),
+        layer_norm_epsilon=pick.choice([1e-6, 1e-2]),
+        feed_forward_proj=pick.choice(["relu", "gated-gelu", "gated-silu", f"gated-{named}", named]),
+        tie_word_embeddings=pick.random() < 0.5,
+        **pick.choice([{}, {"dense_act_fn": pick.choice(ACTIVATIONS)}]),
+    )
+
+
+def draw_blip2(seed, family="opt"):
+    vision, text = draw_vision(seed), (draw_text if family == "opt" else draw_t5)(seed + 1)
     return blip2_model(vision, draw_qformer(seed + 2), text, queries=seed % 4 + 1, seed=seed)
 
 
@@ -114,7 +141,8 @@ def example(model, batch=3, length=6, seed=0):
 
 # ---- the answers of 4.37.2 that make_goldens.py wrote down ---------------------------------------
 GOLDEN = Path(__file__).parent / "golden"
-MODELS = sorted(path.parent.name for path in GOLDEN.glob("*/forward.npz"))
+T5_MODELS = sorted(path.parent.name for path in GOLDEN.glob("t5_*/forward.npz"))
+MODELS = sorted({path.parent.name for path in GOLDEN.glob("*/forward.npz")} - {*T5_MODELS})
 
 
 def golden_inputs(folder, rows=(0, 1, 2), prompt=True, masked=True):
@@ -147,19 +175,32 @@ def text_model(config, seed=0):
     return randomize(OPTForCausalLM._from_config(OPTConfig(**config), attn_implementation="eager"), seed)
 
 
+def t5_model(config, seed=0):
+    model = T5ForConditionalGeneration._from_config(T5Config(**config), attn_implementation="eager")
+    return randomize(untied(model, config), seed)
+
+
+def untied(model, config):
+    """Newer versions tie the head of every new T5, and of every new BLIP-2, whatever the configuration says."""
+    if config.get("tie_word_embeddings") is False:
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.lm_head.weight))
+    return model
+
+
 def blip2_model(vision=None, qformer=None, text=None, queries=5, seed=0):
-    vision, qformer, text = VISION | (vision or {}), QFORMER | (qformer or {}), TEXT | (text or {})
+    text = text or {}
+    text = (T5 | {"model_type": "t5"} if "d_model" in text else TEXT | {"model_type": "opt"}) | text
+    vision, qformer = VISION | (vision or {}), QFORMER | (qformer or {})
     qformer["encoder_hidden_size"] = vision["hidden_size"]
     config = Blip2Config(
         vision_config=vision,
         qformer_config=qformer,
-        text_config=text | {"model_type": "opt"},
+        text_config=text,
         num_query_tokens=queries,
         image_token_index=text["vocab_size"] - 2,
     )
     model = Blip2ForConditionalGeneration._from_config(config, attn_implementation="eager")
-    if text.get("tie_word_embeddings") is False:  # the composite ties the head whatever the configuration says
-        model.language_model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.language_model.lm_head.weight))
+    untied(model.language_model, text)
     return randomize(model, seed)
 
 
@@ -167,6 +208,7 @@ PARTS = {
     "Blip2VisionModel": (minivl.config.Blip2VisionConfig, names.vit),
     "Blip2QFormerModel": (minivl.config.Blip2QFormerConfig, names.qformer),
     "OPTForCausalLM": (minivl.config.OPTConfig, names.opt),
+    "T5ForConditionalGeneration": (minivl.config.T5Config, names.t5),
 }
 
 
@@ -244,13 +286,41 @@ def text_trace(model, embeds, mask):
     return trace | {"language last norm": output.hidden_states[-1].numpy(), "logits": output.logits.numpy()}
 
 
+def rms_norm(self, x):
+    """T5's own norm rounds its variance to float32 even in float64."""
+    return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+
+def t5_trace(model, embeds, mask, words, word_mask=None, labels=None):
+    """T5 that is given embeddings to read, and words to the decoder."""
+    hooks = Hooks()
+    for name, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        hooks.watch_input(stack.block[0], f"{name} embeddings")
+        for i, block in enumerate(stack.block):
+            hooks.watch(block.layer[0].SelfAttention, f"{name} layer {i} attention", 2)
+            if name == "decoder":
+                hooks.watch(block.layer[1].EncDecAttention, f"{name} layer {i} cross-attention", 2)
+            if i + 1 < len(stack.block):  # the last state is only shown after the last norm
+                hooks.watch(block, f"{name} layer {i}", 0)
+        hooks.watch(stack.final_layer_norm, f"{name} last norm")
+    given = dict(inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=words, decoder_attention_mask=word_mask)
+    given = {name: torch.tensor(x) for name, x in (given | {"labels": labels}).items() if x is not None}
+    with mock.patch.object(modeling_t5.T5LayerNorm, "forward", rms_norm):
+        output, trace = hooks.run(model, **given, use_cache=False)
+    loss = {} if labels is None else {"loss": output.loss.numpy()}
+    return trace | {"logits": output.logits.numpy()} | loss
+
+
 def blip2_trace(model, pixels, ids, mask):
     """The three models one after the other, picture first, as 4.37 wires them."""
+    trace = sight_trace(model, pixels)
+    return trace | text_trace(model.language_model, *prompt(model, trace, ids, mask))
+
+
+def sight_trace(model, pixels):
+    """From the picture to the queries' answers."""
     trace = vision_trace(model.vision_model, pixels)
-    queries = model.query_tokens.detach().numpy()
-    trace |= qformer_trace(model.qformer, queries, trace["vision last norm"])
-    embeds, mask = prompt(model, trace, ids, mask)
-    return trace | text_trace(model.language_model, embeds, mask)
+    return trace | qformer_trace(model.qformer, model.query_tokens.detach().numpy(), trace["vision last norm"])
 
 
 def prompt(model, trace, ids, mask):
@@ -293,6 +363,30 @@ def our_text_trace(ops, config, params, embeds, mask):
         name = f"language layer {i}" if i + 1 < len(maps) else "language last norm"
         trace |= {f"language layer {i} attention": weights, name: x}
     return trace | {"logits": opt.logits(ops, params, x)}
+
+
+def our_t5_trace(ops, config, params, embeds, mask, words, word_mask=None, labels=None):
+    watch = Watch(ops, True, True)
+    encoded = watch.run(lambda ops: t5.encoder_states(ops, params, embeds, mask, config))
+    trace = our_stack_trace("encoder", watch.hidden_states, [(x,) for x in watch.attentions])
+    watch, memory = Watch(ops, True, True), t5.remember(ops, params, encoded, config)
+    x = ops.embed(words, params["tokens"])
+    x = watch.run(lambda ops: t5.decoder_states(ops, params, x, memory, mask, config, word_mask))
+    maps = zip(watch.attentions[::2], watch.attentions[1::2], strict=True)
+    trace |= our_stack_trace("decoder", watch.hidden_states, maps)
+    trace["logits"] = t5.logits(ops, params, x, config)
+    return trace if labels is None else trace | {"loss": ops.cross_entropy(trace["logits"], labels)}
+
+
+def our_stack_trace(name, states, maps):
+    trace = {f"{name} embeddings": states[0]}
+    for i, (found, x) in enumerate(zip(maps, states[1:], strict=True)):
+        trace |= {
+            f"{name} layer {i} {kind}": a for kind, a in zip(("attention", "cross-attention"), found, strict=False)
+        }
+        trace[f"{name} layer {i}"] = x
+    trace[f"{name} last norm"] = trace.pop(f"{name} layer {i}")  # the last layer's state is only given after the norm
+    return trace
 
 
 def compare(mine, theirs, tolerance):

@@ -96,6 +96,35 @@ def test_linear_of_many_rows(record, rows):
     against_torch(record, "linear", F.linear, x, w, b, dtype=np.float32)
 
 
+BENT = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+@given(records, dtypes, seeds, shapes, widths, widths, st.booleans(), st.sampled_from(sorted(BENT)))
+def test_linear_act(record, dtype, seed, shape, into, out, bias, act):
+    x, w = draw(seed, (*shape, into), dtype), draw(seed + 1, (out, into), dtype)
+    b = draw(seed + 2, (out,), dtype) if bias else None
+
+    def bent(x, w, b, act):
+        return BENT[act](F.linear(x, w, b))
+
+    against_torch(record, "linear_act", bent, x, w, b, dtype=dtype, act=act)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("act", ["swish", "name", "linear", None])
+def test_an_unknown_activation_is_named(record, act):
+    x = np.zeros((1, 1), np.float32)
+    with pytest.raises(InputError, match=f"{act!r} does not exist.*gelu_tanh"):
+        call(record, "linear_act", x, x, act=act)
+
+
 # ---- norms ---------------------------------------------------------------------------------------
 def layer_norm_truth(x, w, b, eps):
     return F.layer_norm(x, w.shape, w, b, eps)
@@ -125,6 +154,17 @@ def test_layer_norm_far_from_zero(record, dtype, width):
     w, b = draw(4, (width,), dtype), draw(5, (width,), dtype)
     against_torch(record, "layer_norm", layer_norm_truth, x, w, b, 1e-5, dtype=dtype)
     np.testing.assert_allclose(call(record, "layer_norm", x, w, b, 1e-5)[1:], [b, b], atol=1e-6)
+
+
+@given(records, dtypes, seeds, shapes, widths.filter(lambda width: width > 1), norm_eps, norm_scales)
+def test_add_layer_norm(record, dtype, seed, shape, width, eps, scale):
+    x, y = draw(seed, (*shape, width), dtype, scale), draw(seed + 3, (*shape, width), dtype)
+    w, b = draw(seed + 1, (width,), dtype), draw(seed + 2, (width,), dtype)
+
+    def of_the_sum(x, y, w, b, eps):
+        return layer_norm_truth(x + y, w, b, eps)
+
+    against_torch(record, "add_layer_norm", of_the_sum, x, y, w, b, eps, dtype=dtype)
 
 
 @given(records, dtypes, seeds, shapes, widths, norm_eps, norm_scales)

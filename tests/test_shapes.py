@@ -8,21 +8,26 @@ import shapes
 
 import minivl
 from minivl import Blip2Config, Blip2ForConditionalGeneration, BridgeTowerConfig
-from minivl.models import blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, vit
+from minivl.models import blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit
 from minivl.ops import numpy_ops
 
-MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, vit, numpy_ops]
+MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit, numpy_ops]
 
 
-def small(relative=False, qkv_bias=True):
+T5 = dict(model_type="t5", d_model=28, d_kv=9, d_ff=37, num_layers=2, num_decoder_layers=2, num_heads=7, vocab_size=41,
+          relative_attention_num_buckets=16, decoder_start_token_id=0, bos_token_id=1, eos_token_id=40)  # fmt: skip
+
+
+def small(relative=False, qkv_bias=True, text=None):
     """No two sizes are alike, so that no letter can stand for another by accident."""
     return Blip2Config(
         vision_config=dict(hidden_size=24, intermediate_size=29, num_hidden_layers=2, num_attention_heads=3,
                            image_size=12, patch_size=4, qkv_bias=qkv_bias),
         qformer_config=dict(hidden_size=20, intermediate_size=31, num_hidden_layers=2, num_attention_heads=4,
                             position_embedding_type="relative_key_query" if relative else "absolute"),
-        text_config=dict(model_type="opt", hidden_size=28, ffn_dim=37, num_hidden_layers=2, num_attention_heads=7,
-                         vocab_size=41, max_position_embeddings=43, eos_token_id=40, do_layer_norm_before=not relative),
+        text_config=text or dict(
+            model_type="opt", hidden_size=28, ffn_dim=37, num_hidden_layers=2, num_attention_heads=7, vocab_size=41,
+            max_position_embeddings=43, eos_token_id=40, do_layer_norm_before=not relative),
         num_query_tokens=6,
     )  # fmt: skip
 
@@ -34,7 +39,11 @@ def run_everything():
     for relative in (False, True):
         model = Blip2ForConditionalGeneration(small(relative))
         model(pixels, ids, labels=ids, output_attentions=True, output_hidden_states=True)
-        model.generate(pixels, ids, max_new_tokens=3)
+        model.generate(pixels, ids, max_new_tokens=3, num_beams=2)
+    for gate in ("", "gated-"):
+        model = Blip2ForConditionalGeneration(small(text=T5 | {"feed_forward_proj": f"{gate}gelu"}))
+        model(pixels, ids, labels=ids[:, :5], decoder_attention_mask=np.eye(2, 5, dtype=int), output_attentions=True)
+        model.generate(pixels, ids, max_new_tokens=3, num_beams=3)
     for tied in (False, True):
         run_bridgetower(small_bridgetower(tied), rng)
     x = rng.normal(size=(2, 5, 24))

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from minivl import Blip2Config, Blip2ForConditionalGeneration
-from minivl.errors import ConfigError, WeightsError
+from minivl.errors import WeightsError
 from minivl.weights import files, names, tree
 
 HUB = Path(__file__).parent / "hub_configs"
@@ -57,10 +57,12 @@ def test_no_two_tensors_share_a_place():
     assert len(paths) == len(set(paths))
 
 
-def test_a_flan_t5_checkpoint_is_refused_with_the_reason(tmp_path):
-    (tmp_path / "config.json").write_text((HUB / "Salesforce__blip2-flan-t5-xl__config.json").read_text())
-    with pytest.raises(ConfigError, match="text_config.model_type is 't5'"):
-        Blip2ForConditionalGeneration.from_pretrained(tmp_path)
+def test_the_table_of_the_real_flan_t5_checkpoint_is_transformers_own():
+    text = (HUB / "Salesforce__blip2-flan-t5-xl__config.json").read_text()
+    ours, names = table(Blip2Config.from_dict(json.loads(text))), theirs(text)
+    for copy in ("encoder.embed_tokens", "decoder.embed_tokens"):
+        assert names.pop(f"language_model.{copy}.weight") == ours["language_model.shared.weight"]
+    assert ours == names | {"language_model.lm_head.weight": (32128, 2048)}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from minivl.config import Blip2Config
 from minivl.demo import world
 from minivl.demo.pool import COLOURS, NOTHING, PLACES, SIZES, UNKNOWN
 from minivl.demo.vocabulary import PAD
-from minivl.models import blip2, opt, qformer, vit
+from minivl.models import blip2, blocks, opt, qformer, vit
 from minivl.processors.image import CLIP_MEAN, CLIP_STD
 from minivl.weights import tree
 
@@ -112,7 +112,8 @@ def of_voice(
     """
     real = (tokens != PAD).long()
     embeds, mask = blip2.prompt(OPS, weights, soft, tokens, real)
-    read = blip2.read(OPS, weights, embeds, mask, student.config)[:, PLACES:-1]  # (B, T - 1, C)
+    states = opt.states(OPS, weights["language"], embeds, mask, student.config.text_config)
+    read = blocks.last(states)[:, PLACES:-1]  # (B, T - 1, C)
     answer = (torch.arange(1, tokens.shape[1]) >= prompt[:, None]) & real[:, 1:].bool()
     scores = opt.logits(OPS, weights["language"], read[answer])  # one row for each token of an answer
     return OPS.cross_entropy(scores.float(), tokens[:, 1:][answer])

@@ -8,13 +8,14 @@ import numpy as np
 
 from .. import generate
 from ..config import Blip2Config
-from ..errors import ConfigError, InputError
-from ..models import blip2, opt, qformer, vit
-from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, VisionOutput
-from ..trace import watch_attention
-from ..weights import names, tree
-from .inputs import same_rows, to_floats, to_ids, to_prompt
-from .pretrained import Pretrained
+from ..errors import ConfigError
+from ..models import blip2, qformer, vit
+from ..outputs import Blip2Output, QFormerOutput, VisionOutput
+from ..trace import Watch
+from ..weights import files, names, tree
+from .inputs import same_rows, to_floats, to_prompt
+from .languages import PASSES
+from .pretrained import Pretrained, Tensors
 
 
 class Blip2ForConditionalGeneration(Pretrained):
@@ -29,12 +30,25 @@ class Blip2ForConditionalGeneration(Pretrained):
     config_class = Blip2Config
     ignored = names.BLIP2_IGNORED
 
+    @staticmethod
+    def too_narrow(config: Blip2Config, dtype: str) -> bool:
+        return dtype == "float16" and config.text_config.model_type == "t5"  # T5's sums outgrow it and become nan
+
     @classmethod
     def table(cls, config: Blip2Config) -> tree.Table:
-        found = config.text_config.model_type
-        if found != "opt":
-            raise ConfigError(f"text_config.model_type is {found!r}: this version of minivl reads BLIP-2 with 'opt'")
         return names.blip2(config)
+
+    @classmethod
+    def adapted(cls, tensors: Tensors, config: Blip2Config, where: str) -> Tensors:
+        """LAVIS keeps the biases of queries and values alone, for that of the keys is zero: here they are one."""
+        found = dict(tensors)
+        for name in [name for name in tensors if name.endswith(".q_bias")]:
+            layer = name.removesuffix("q_bias")
+            if f"{layer}v_bias" in found and f"{layer}qkv.bias" not in found:
+                q, v = (found.pop(f"{layer}{part}").float32() for part in ("q_bias", "v_bias"))
+                fused = np.concatenate([q, np.zeros_like(q), v])
+                found[f"{layer}qkv.bias"] = files.Stored("F32", fused, f"{layer}qkv.bias")
+        return found
 
     def __call__(
         self,
@@ -42,6 +56,8 @@ class Blip2ForConditionalGeneration(Pretrained):
         input_ids: Any,
         attention_mask: Any = None,
         *,
+        decoder_input_ids: Any = None,
+        decoder_attention_mask: Any = None,
         labels: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
@@ -49,86 +65,62 @@ class Blip2ForConditionalGeneration(Pretrained):
     ) -> Blip2Output | tuple[Any, ...]:
         """One pass over pictures and texts.
 
-        pixel_values (B, 3, Y, X)   input_ids, attention_mask, labels (B, T)
-        logits (B, Q + T, V), the picture's Q positions first; with labels only the last T, and the loss of predicting
-        each label but the first from what stands before it, in nats per token (labels of -100 do not count).
+        pixel_values (B, 3, Y, X)   input_ids, attention_mask (B, T)
+
+        OPT   labels (B, T), as long as the text: logits (B, Q + T, V), the picture's Q places first; with labels only
+              the last T, and the loss of predicting each label but the first from what stands before it
+        T5    labels or decoder_input_ids (B, U), and perhaps decoder_attention_mask: logits (B, U, V), and with labels
+              the loss of predicting each; without decoder_input_ids the decoder reads the labels one place later
+
+        The loss is in nats per label, and labels of -100 do not count.
         """
         ops, p, c = self.ops, self.params, self.config
         ids, mask = to_prompt(input_ids, attention_mask)
+        given = labels, decoder_input_ids, decoder_attention_mask
+        text = PASSES[c.text_config.model_type](c.text_config, len(ids), *given)
         vision, answers = self._look(pixel_values, output_attentions, output_hidden_states)
         soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
         same_rows(soft_words.shape[0], len(ids))
         embeds, mask = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
-        watch = Watch(ops, output_attentions, output_hidden_states)
-        last = watch.run(lambda ops: opt.states(ops, p["language"], embeds, mask, c.text_config))
-        logits, loss = opt.logits(ops, p["language"], last), None
-        text = CausalLMOutput(None, logits, watch.hidden_states, watch.attentions)
-        if labels is not None:
-            wanted = to_ids(labels, "labels")
-            if len(wanted) != len(ids) or wanted.shape[1] > logits.shape[1]:
-                found = f"labels have shape {wanted.shape}"
-                raise InputError(f"{found}, the {len(ids)} rows of logits have {logits.shape[1]} places each")
-            targets = ops.from_numpy(wanted)
-            logits = logits[:, -targets.shape[1] :]
-            loss = ops.cross_entropy(logits[:, :-1], targets[:, 1:])
-        output = Blip2Output(loss, logits, vision, answers, text)
+        loss, logits, said = text(ops, p["language"], embeds, mask, output_attentions, output_hidden_states)
+        output = Blip2Output(loss, logits, vision, answers, said)
         return output.to_tuple() if return_dict is False else output
 
     def generate(
-        self,
-        pixel_values: Any,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        *,
-        max_new_tokens: int | None = None,
-        max_length: int | None = None,
-        min_length: int | None = None,
-        min_new_tokens: int | None = None,
+        self, pixel_values: Any, input_ids: Any = None, attention_mask: Any = None, **settings: Any
     ) -> np.ndarray:
-        """The most probable text, token by token.
+        """Write a text about each picture, token by token.
 
         pixel_values (B, 3, Y, X)
         input_ids, attention_mask (B, T), padded on either side; without them the model says what it sees
-        ->  int64 ids (B, 1 + new): [BOS, new ...], the prompt not among them
+        settings    fields of `generate.Settings`, where each is explained:
+                    max_new_tokens, max_length, min_new_tokens, min_length (at most 19 new tokens, if nothing is said),
+                    eos_token_id, pad_token_id, stop with tokenizer,
+                    num_beams, length_penalty, early_stopping, num_return_sequences,
+                    do_sample, temperature, top_k, top_p, seed, repetition_penalty, no_repeat_ngram_size, streamer
+        ->  int64 ids (B · num_return_sequences, 1 + new): [first token, new ...], the prompt not among them
 
-        The default is at most 19 new tokens, as in transformers 4.37.
+        The ids are those of transformers 4.37, token for token, wherever chance plays no part.
         """
-        limits = generate.lengths(max_new_tokens, max_length, min_length, min_new_tokens)
+        wanted = generate.Settings.of(**settings)
         text = self.config.text_config
-        if text.bos_token_id is None:
+        first = blip2.language(self.config).first_token(text)
+        if first is None or (text.bos_token_id is None and input_ids is None):
             raise ConfigError("text_config.bos_token_id is null: generate needs it as the first token of every answer")
         pixels = to_floats(pixel_values, "pixel_values", 4)
         if input_ids is None:
             input_ids = np.full((len(pixels), 1), text.bos_token_id)
         ids, mask = to_prompt(input_ids, attention_mask)
         same_rows(len(pixels), len(ids))
-        step = self._step(pixels, ids, mask)
-        return generate.greedy(
-            step, len(ids), limits, bos=text.bos_token_id, eos=text.eos_token_id, pad=text.pad_token_id
-        )
+        tokens = generate.Tokens(first, text.eos_token_id, text.pad_token_id)
+        return generate.run(self._reader(pixels, ids, mask), len(ids), wanted, tokens)
 
-    def _step(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray):
-        """The function that `generate.greedy` calls: first for the prompt, then for one token a row."""
-        ops, p, c = self.ops, self.params, self.config
-        cache = opt.new_cache(p["language"])
+    def _reader(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Any:
+        """What minivl/generate asks for the next token: `step` and `reorder`, see models/opt.py's Reader."""
+        ops, p, c = self.ops, self.without_gradients(), self.config
         soft_words = blip2.see(ops, p, ops.from_numpy(pixels), c)
         embeds, seen = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
-        end = (
-            embeds.shape[1] - 1 - mask[:, ::-1].argmax(1)
-        )  # (B,) the last real token: a right-padded prompt ends earlier
-
-        def step(tokens):
-            nonlocal seen
-            if tokens is None:
-                x = blip2.read(ops, p, embeds, seen, c, cache)[np.arange(len(end)), end]
-            else:
-                seen = ops.concat([seen, seen[:, :1]], 1)
-                x = blip2.read(
-                    ops, p, ops.embed(ops.from_numpy(tokens[:, None]), p["language"]["tokens"]), seen, c, cache
-                )[:, 0]
-            return ops.to_numpy(opt.logits(ops, p["language"], x))
-
-        return step
+        return blip2.language(c).Reader(ops, p["language"], embeds, seen, c.text_config)
 
     def _look(self, pixel_values: Any, attentions: bool, hidden_states: bool) -> tuple[VisionOutput, QFormerOutput]:
         ops, p, c = self.ops, self.params, self.config
@@ -145,28 +137,3 @@ class Blip2ForConditionalGeneration(Pretrained):
             pairs = [(next(maps), next(maps) if "cross" in layer else None) for layer in p["qformer"]["layers"]]
             own, cross = tuple(a for a, _ in pairs), tuple(b for _, b in pairs if b is not None)
         return vision, QFormerOutput(last, last[:, 0], watch.hidden_states, own, cross)
-
-
-class Watch:
-    """Runs a generator of hidden states and keeps what was asked for: all the states, all the attention maps, or only
-    the last state.
-    """
-
-    def __init__(self, ops: Any, attentions: bool, hidden_states: bool):
-        self._maps: list[Any] | None = [] if attentions else None
-        self._states: list[Any] | None = [] if hidden_states else None
-        self.ops = ops if self._maps is None else watch_attention(ops, self._maps)
-
-    def run(self, network):
-        for x in network(self.ops):
-            if self._states is not None:
-                self._states.append(x)
-        return x
-
-    @property
-    def attentions(self):
-        return None if self._maps is None else tuple(self._maps)
-
-    @property
-    def hidden_states(self):
-        return None if self._states is None else tuple(self._states)

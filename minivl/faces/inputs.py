@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import ops as ops_records
-from ..errors import InputError, OpsError
+from ..errors import InputError
+from ..ops import dtype_name
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -15,34 +16,39 @@ DTYPES = ("float32", "float16", "bfloat16")
 def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
     """The ops record for from_pretrained's arguments.
 
-    NumPy computes in float32 on the CPU, so there a half-precision `dtype` and the one-device maps of the
-    documentation's examples ("auto", {"": 0}) are taken to mean just that; a named device that NumPy cannot reach
-    raises OpsError.
+    dtype        float32 unless given. NumPy computes in float32 only, so there float16 and bfloat16 mean float32 too
+    device       "cpu", "cuda", ...; OpsError where it cannot be reached
+    device_map   one device for everything: "cpu", "cuda" or {"": device}; "auto" and {"": 0}, which the documentation's
+                 examples give, are the GPU, or the CPU where there is none
     """
-    ops = ops_records.get(name)
     if dtype is not None and dtype_name(dtype) not in DTYPES:
         raise InputError(f"dtype {dtype_name(dtype)!r} is not one of {', '.join(DTYPES)}")
-    if str(device or "cpu") != "cpu":
-        raise OpsError(f"backend {name!r} computes on the CPU, not on device {str(device)!r}")
-    one_device = isinstance(device_map, dict) and len(set(device_map.values())) == 1
-    if not one_device and device_map not in (None, "auto", "cpu"):
+    place = _one_device(device_map) if device is None else device
+    if name == "numpy":
+        return ops_records.get(name, "float32", place)
+    return ops_records.get(name, dtype or "float32", place)
+
+
+def _one_device(device_map: Any) -> Any:
+    """The device that a map names, or None."""
+    places = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
+    if len(places) != 1:
         raise InputError(
             f'device_map {device_map!r}: minivl uses one device; leave it out, or give "auto" or {{"": 0}}'
         )
-    return ops
+    place = places.pop()
+    return "auto" if place == 0 else place
 
 
-def dtype_name(dtype: Any) -> str:
-    """'float16' for "float16", np.float16 and torch.float16 alike."""
-    return dtype.__name__ if isinstance(dtype, type) else str(dtype).removeprefix("torch.")
+def to_floats(x: Any, name: str, ndim: int) -> Any:
+    """A float32 array from a list, an array or a tensor, with the number of axes that it must have.
 
-
-def to_floats(x: Any, name: str, ndim: int) -> np.ndarray:
-    """A float32 array from a list, an array or a tensor, with the number of axes that it must have."""
+    A tensor that requires a gradient stays a tensor, so that the gradient finds its way back to it.
+    """
     array = to_array(x)
     if array.ndim != ndim or array.dtype.kind not in "fiu":
         raise InputError(f"{name} must hold numbers on {ndim} axes, not {array.dtype} of shape {array.shape}")
-    return array.astype(np.float32, copy=False)
+    return x.float() if getattr(x, "requires_grad", False) else array.astype(np.float32, copy=False)
 
 
 def to_ids(x: Any, name: str) -> np.ndarray:
@@ -58,15 +64,16 @@ def to_ids(x: Any, name: str) -> np.ndarray:
     return array.astype(np.int64, copy=False)
 
 
-def to_prompt(input_ids: Any, attention_mask: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and mask, (rows, tokens) each; without a mask every token counts."""
-    ids = to_ids(input_ids, "input_ids")
-    mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, "attention_mask")
+def to_prompt(input_ids: Any, attention_mask: Any, whose: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, (rows, tokens) each; without a mask every token counts. `whose` begins both names in messages."""
+    ids = to_ids(input_ids, f"{whose}input_ids")
+    mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, f"{whose}attention_mask")
     if mask.shape != ids.shape:
-        raise InputError(f"attention_mask has shape {mask.shape}, input_ids {ids.shape}: they must be equal")
+        found = f"{whose}attention_mask has shape {mask.shape}, {whose}input_ids {ids.shape}"
+        raise InputError(f"{found}: they must be equal")
     if not np.isin(mask, (0, 1)).all():
         raise InputError(
-            f"attention_mask holds {mask[~np.isin(mask, (0, 1))].flat[0]}: wanted 1 to read a token, 0 not to"
+            f"{whose}attention_mask holds {mask[~np.isin(mask, (0, 1))].flat[0]}: wanted 1 to read a token, 0 not to"
         )
     return ids, mask
 

@@ -8,7 +8,14 @@ Letters: B batch, Q queries, T prompt tokens, S = Q + T, C the language model's 
 
 from __future__ import annotations
 
-from . import blocks, opt, qformer, vit
+from . import opt, qformer, t5, vit
+
+LANGUAGES = {"opt": opt, "t5": t5}
+
+
+def language(config):
+    """The module of a configuration's language model: both have `first_token` and `Reader`, which generate() uses."""
+    return LANGUAGES[config.text_config.model_type]
 
 
 def see(ops, p, pixels, config):
@@ -27,8 +34,3 @@ def prompt(ops, p, soft_words, ids, mask):
     seen = mask[:, :1] * 0 + 1  # (B, 1)
     seen = ops.broadcast_to(seen, soft_words.shape[:2])  # (B, Q)
     return ops.concat([soft_words, words], 1), ops.concat([seen, mask], 1)
-
-
-def read(ops, p, embeds, mask, config, cache=None):
-    """What the language model makes of the tokens so far.   embeds (B, T, C), mask (B, S) -> (B, T, C)"""
-    return blocks.last(opt.states(ops, p["language"], embeds, mask, config.text_config, cache))

@@ -13,13 +13,7 @@ from collections import deque
 
 import numpy as np
 
-from ..config import ACTIVATIONS
 from ..errors import InputError
-
-
-def activation(ops, name):
-    """The op behind a configuration's name for an activation function."""
-    return getattr(ops, ACTIVATIONS[name])
 
 
 def last(states):
@@ -107,8 +101,11 @@ def distance_bias(ops, q, k, w, both):
 
 
 def mlp(ops, p, x, act):
-    """Each token thinks alone:  W_down act(W_up x).   x (B, T, C) -> (B, T, C)"""
-    hidden = act(ops.linear(x, **p["up"]))  # (B, T, F)
+    """Each token thinks alone:  W_down act(W_up x).   x (B, T, C) -> (B, T, C)
+
+    act   the name of an op, "gelu" for example
+    """
+    hidden = ops.linear_act(x, **p["up"], act=act)  # (B, T, F)
     return ops.linear(hidden, **p["down"])
 
 
@@ -130,7 +127,9 @@ def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, memory_mask=
 
     x (B, T, C)   memory (B, S, M)   ->   (B, T, C)
     """
-    x = ops.layer_norm(x + attend(ops, p["self"], x, heads, mask=mask, causal=causal, cache=cache), **p["self_ln"])
+    found = attend(ops, p["self"], x, heads, mask=mask, causal=causal, cache=cache)  # (B, T, C)
+    x = ops.add_layer_norm(x, found, **p["self_ln"])  # (B, T, C)
     if "cross" in p:
-        x = ops.layer_norm(x + attend(ops, p["cross"], x, heads, memory, mask=memory_mask), **p["cross_ln"])
-    return ops.layer_norm(x + mlp(ops, p["mlp"], x, act), **p["mlp_ln"])
+        found = attend(ops, p["cross"], x, heads, memory, mask=memory_mask)  # (B, T, C)
+        x = ops.add_layer_norm(x, found, **p["cross_ln"])  # (B, T, C)
+    return ops.add_layer_norm(x, mlp(ops, p["mlp"], x, act), **p["mlp_ln"])

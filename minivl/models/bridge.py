@@ -6,6 +6,7 @@ Letters: B batch, T words, N patches + 1, C width.
 
 from __future__ import annotations
 
+from ..config import ACTIVATIONS
 from . import blocks
 
 
@@ -22,7 +23,7 @@ def link(ops, p, tower, crossed):
         tower = tower * p["scale"]  # (B, T, C)
     if "beta" in p:
         tower, crossed = tower * (1 - p["beta"]), crossed * p["beta"]  # (B, T, C), (B, T, C)
-    return ops.layer_norm(tower + crossed, **p["ln"])
+    return ops.add_layer_norm(tower, crossed, **p["ln"])
 
 
 def cross(ops, p_text, p_image, text, image, mask, config):
@@ -31,7 +32,7 @@ def cross(ops, p_text, p_image, text, image, mask, config):
     Both read the same inputs; neither waits for the other.
     text (B, T, C)   image (B, N, C)   mask (B, 1, 1, T) bool   ->   (B, T, C), (B, N, C)
     """
-    heads, act = config.num_attention_heads, blocks.activation(ops, config.hidden_act)
+    heads, act = config.num_attention_heads, ACTIVATIONS[config.hidden_act]
     return (
         blocks.post_ln_layer(ops, p_text, text, heads, act, image, mask=mask),
         blocks.post_ln_layer(ops, p_image, image, heads, act, text, memory_mask=mask),

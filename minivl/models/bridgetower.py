@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from . import blocks, bridge, clip_vit, roberta
+from ..config import ACTIVATIONS
+from . import bridge, clip_vit, roberta
 
 
 def text_tower(ops, p, ids, mask, config):
@@ -96,8 +97,8 @@ def match(ops, p, pooled):
 
 def fill(ops, p, text, config):
     """The score of every word at every place of the text.   text (B, T, C) -> (B, T, V)"""
-    act = blocks.activation(ops, config.hidden_act)
-    hidden = ops.layer_norm(act(ops.linear(text, **p["mlm"]["dense"])), **p["mlm"]["ln"])  # (B, T, C)
+    dense = ops.linear_act(text, **p["mlm"]["dense"], act=ACTIVATIONS[config.hidden_act])  # (B, T, C)
+    hidden = ops.layer_norm(dense, **p["mlm"]["ln"])  # (B, T, C)
     table = p["mlm"]["decoder"]["w"] if "decoder" in p["mlm"] else p["text"]["words"]  # (V, C)
     return ops.linear(hidden, table, p["mlm"]["bias"])
 

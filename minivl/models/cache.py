@@ -27,6 +27,11 @@ class KeyValueCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    def reorder(self, rows):
+        """From now on row i holds what row rows[i] held; rows may repeat, and be more or fewer than before."""
+        if self._keys is not None:
+            self._keys, self._values = self._keys[rows], self._values[rows]
+
     def _grown(self, ops, buffer, new):
         """A buffer with room for twice what there will be; only its first `length` tokens mean anything."""
         room = ops.concat([new, new], 2)

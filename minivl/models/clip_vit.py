@@ -22,5 +22,5 @@ def states(ops, p, x, config):
     heads = config.hidden_size // HEAD_WIDTH
     yield x
     for layer in p["layers"]:
-        x = blocks.pre_ln_layer(ops, layer, x, heads, ops.quick_gelu)  # (B, N, C)
+        x = blocks.pre_ln_layer(ops, layer, x, heads, "quick_gelu")  # (B, N, C)
         yield x

@@ -8,6 +8,9 @@ Letters: B batch, T tokens of this call, S tokens so far, C width, V vocabulary.
 
 from __future__ import annotations
 
+import numpy as np
+
+from ..config import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 from .cache import KeyValueCache
@@ -42,7 +45,7 @@ def states(ops, p, x, mask, config, cache=None):
     mask (B, S)   0 hides a token, of this call and of the cached ones
     cache         from `new_cache`; holds the S - T tokens of earlier calls
     """
-    act = blocks.activation(ops, config.activation_function)
+    act = ACTIVATIONS[config.activation_function]
     block = blocks.pre_ln_layer if config.do_layer_norm_before else blocks.post_ln_layer
     keys = (mask != 0)[:, None, None]  # (B, 1, 1, S)
     x = add_positions(ops, p, x, mask, config)  # (B, T, C)
@@ -51,6 +54,52 @@ def states(ops, p, x, mask, config, cache=None):
         memory = cache[i] if cache else None
         x = block(ops, layer, x, config.num_attention_heads, act, mask=keys, causal=True, cache=memory)  # (B, T, C)
     yield ops.layer_norm(x, **p["ln"]) if "ln" in p else x
+
+
+class Reader:
+    """Reads the prompt, then one more token of each row at a time, and says how likely every word is to come next.
+
+        reader.step(None)         reads the prompt                         ->  ndarray (B, V)
+        reader.step(tokens)       one more token (B,) for each row         ->  ndarray (B, V)
+        reader.reorder(rows)      afterwards row i goes on where row rows[i] stood; rows may repeat, and there may be
+                                  more or fewer of them than before
+
+    This is all that minivl/generate knows of a language model.
+    """
+
+    def __init__(self, ops, p, embeds, mask, config):
+        """embeds (B, S, C)   mask (B, S)"""
+        self.ops, self.p, self.config = ops, p, config
+        self.embeds, self.mask = embeds, mask
+        self.cache = new_cache(p)
+
+    def step(self, tokens):
+        """tokens (B,) or None   ->   (B, V)"""
+        ops = self.ops
+        if tokens is None:
+            mask = ops.to_numpy(self.mask)
+            end = mask.shape[1] - 1 - mask[:, ::-1].argmax(1)  # a right-padded prompt ends before its last place
+            x = self._read(self.embeds)[np.arange(len(end)), end]  # (B, C)
+        else:
+            self.mask = ops.concat([self.mask, self.mask[:, :1] * 0 + 1], 1)
+            x = self._read(ops.embed(ops.from_numpy(tokens[:, None]), self.p["tokens"]))[:, 0]  # (B, C)
+        return ops.to_numpy(logits(ops, self.p, x))
+
+    def reorder(self, rows):
+        """rows (B,), numbers of rows so far"""
+        rows = self.ops.from_numpy(rows)
+        self.mask = self.mask[rows]
+        for layer in self.cache:
+            layer.reorder(rows)
+
+    def _read(self, x):
+        """x (B, T, C)   ->   (B, T, C)"""
+        return blocks.last(states(self.ops, self.p, x, self.mask, self.config, self.cache))
+
+
+def first_token(config):
+    """The id that every answer begins with, before any new token."""
+    return config.bos_token_id
 
 
 def logits(ops, p, x):

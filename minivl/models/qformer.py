@@ -9,6 +9,7 @@ Letters: B batch, Q queries, C width, N patches + 1, M the picture's width.
 
 from __future__ import annotations
 
+from ..config import ACTIVATIONS
 from . import blocks
 
 
@@ -17,7 +18,7 @@ def states(ops, p, queries, image, config):
 
     queries (1, Q, C), the same for every picture   image (B, N, M), the vision tower's last state
     """
-    act = blocks.activation(ops, config.hidden_act)
+    act = ACTIVATIONS[config.hidden_act]
     x = ops.layer_norm(ops.broadcast_to(queries, (image.shape[0], *queries.shape[1:])), **p["ln"])  # (B, Q, C)
     yield x
     for layer in p["layers"]:

@@ -8,6 +8,7 @@ Letters: B batch, T tokens, C width.
 
 from __future__ import annotations
 
+from ..config import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 
@@ -40,7 +41,7 @@ def states(ops, p, ids, mask, config):
     ids (B, T)
     mask (B, T)   0 hides a token
     """
-    act = blocks.activation(ops, config.hidden_act)
+    act = ACTIVATIONS[config.hidden_act]
     keys = (mask != 0)[:, None, None]  # (B, 1, 1, T)
     x = embed(ops, p, ids, config)  # (B, T, C)
     yield x

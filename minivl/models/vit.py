@@ -8,12 +8,13 @@ Letters: B batch, N patches + 1, C width, Y and X the picture's height and width
 
 from __future__ import annotations
 
+from ..config import ACTIVATIONS
 from . import blocks
 
 
 def states(ops, p, pixels, config):
     """Yield the hidden states x_0 (the embedded patches) ... x_L, (B, N, C) each, without the last norm."""
-    act = blocks.activation(ops, config.hidden_act)
+    act = ACTIVATIONS[config.hidden_act]
     x = blocks.embed_picture(ops, p, pixels, config.image_size)  # (B, N, C)
     yield x
     for layer in p["layers"]:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import InputError
-from . import Ops
+from ..errors import OpsError
+from . import Ops, act_of, check_ids, check_labels, dtype_name
 
 BLOCK = 1 << 15  # elements per block of element-wise work: 128 kB of float32, which a core's own cache holds
 FEW_ROWS = 100  # below this many rows, turning the result of a product costs less than it gains
@@ -39,6 +39,16 @@ def linear(x, w, b=None):
     return y.reshape(*x.shape[:-1], w.shape[0])
 
 
+def linear_act(x, w, b=None, *, act):
+    """A linear layer and the function behind it, given by its name in the record.
+
+        y = act(x wᵀ + b)
+
+    x (..., C)   w (F, C)   b (F,)   act "gelu", "relu", ...   ->   (..., F)
+    """
+    return act_of(OPS, act)(linear(x, w, b))
+
+
 def layer_norm(x, w, b, eps):
     """Every token shifted to mean 0 and scaled to variance 1, then to the learned scale and shift.
 
@@ -55,6 +65,16 @@ def layer_norm(x, w, b, eps):
     y *= w
     y += b
     return y
+
+
+def add_layer_norm(x, y, w, b, eps):
+    """Layer norm of a sum, with which every post-LN layer and every bridge ends.
+
+        layer_norm(x + y)
+
+    x, y (..., C)   w, b (C,)   ->   (..., C)
+    """
+    return layer_norm(x + y, w, b, eps)
 
 
 def rms_norm(x, w, eps):
@@ -230,14 +250,10 @@ def embed(ids, table):
     """Row ids[...] of the table, one for each token.
 
     ids (...) integer   table (V, C)   ->   (..., C)
-    InputError for an id outside the table: NumPy would count a negative one from its end.
+    InputError for an id outside the table.
     """
     ids = np.asarray(ids)
-    if ids.size and not 0 <= ids.min() <= ids.max() < len(table):
-        wrong = ids[(ids < 0) | (ids >= len(table))].flat[0]
-        raise InputError(
-            f"token id {wrong} has no embedding: the table has {len(table)} rows, ids run from 0 to {len(table) - 1}"
-        )
+    check_ids(ids, len(table))
     return table[ids]
 
 
@@ -268,10 +284,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     logits, targets = logits[kept], targets[kept]  # (M, V), (M,)
     if not len(targets):
         return logits.dtype.type(math.nan)
-    if not 0 <= targets.min() <= targets.max() < logits.shape[-1]:
-        raise InputError(
-            f"labels run from {targets.min()} to {targets.max()}, the vocabulary from 0 to {logits.shape[-1] - 1}"
-        )
+    check_labels(targets, logits.shape[-1])
     top = logits.max(axis=-1, keepdims=True)
     log_total = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
     return (log_total - logits[np.arange(len(targets)), targets]).mean()
@@ -280,7 +293,9 @@ def cross_entropy(logits, targets, ignore_index=-100):
 OPS = Ops(
     name="numpy",
     linear=linear,
+    linear_act=linear_act,
     layer_norm=layer_norm,
+    add_layer_norm=add_layer_norm,
     rms_norm=rms_norm,
     attention=attention,
     attention_weights=attention_weights,
@@ -299,3 +314,16 @@ OPS = Ops(
     from_numpy=np.asarray,
     to_numpy=np.asarray,
 )
+
+
+def placed(dtype=None, device=None) -> Ops:
+    """This record itself. Raises OpsError for any other place or kind of numbers than float32 on the CPU."""
+    if dtype is not None and dtype_name(dtype) != "float32":
+        raise OpsError(
+            f"backend 'numpy' computes in float32, not in {dtype_name(dtype)}: load with backend='torch' for that"
+        )
+    if device is not None and str(device).partition(":")[0] not in ("cpu", "auto"):
+        raise OpsError(
+            f"backend 'numpy' computes on the CPU, not on device {str(device)!r}: load with backend='torch' for that"
+        )
+    return OPS

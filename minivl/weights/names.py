@@ -42,7 +42,8 @@ def within(hub: str, path: str, table: Entries) -> Entries:
         if isinstance(entry, Constant):
             yield entry._replace(path=f"{path}.{entry.path}")
         else:
-            yield entry._replace(hub=f"{hub}.{entry.hub}", path=f"{path}.{entry.path}")
+            aliases = tuple(f"{hub}.{name}" for name in entry.aliases)
+            yield entry._replace(hub=f"{hub}.{entry.hub}", path=f"{path}.{entry.path}", aliases=aliases)
 
 
 def vit(c) -> Entries:
@@ -118,23 +119,72 @@ def opt(c) -> Entries:
         yield Entry("lm_head.weight", "head.w", (c.vocab_size, C))
 
 
+def rms_norm(hub: str, path: str, c) -> Entries:
+    yield Entry(f"{hub}.weight", f"{path}.w", (c.d_model,), 1.0)
+    yield Constant(f"{path}.eps", c.layer_norm_epsilon)
+
+
+def t5_attention(hub: str, path: str, c) -> Entries:
+    """The heads together may be wider or narrower than the model."""
+    inner = c.num_heads * c.d_kv
+    for name in ("q", "k", "v"):
+        yield from linear(f"{hub}.{name}", f"{path}.{name}", inner, c.d_model, bias=False)
+    yield from linear(f"{hub}.o", f"{path}.out", c.d_model, inner, bias=False)
+
+
+def t5_stack(c, layers: int, cross: bool) -> Entries:
+    """The encoder, or with `cross` the decoder. A block's parts are numbered; its table of places is the first's."""
+    parts = [("SelfAttention", "self"), ("EncDecAttention", "cross")][: 1 + cross]
+    table = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    yield Entry(table, "places", (c.relative_attention_num_buckets, c.num_heads))
+    for i in range(layers):
+        for j, (theirs, ours) in enumerate(parts):
+            hub, path = f"block.{i}.layer.{j}", f"layers.{i}.{ours}"
+            yield from t5_attention(f"{hub}.{theirs}", path, c)
+            yield from rms_norm(f"{hub}.layer_norm", f"{path}_ln", c)
+        hub, path = f"block.{i}.layer.{len(parts)}", f"layers.{i}.mlp"
+        ups = {"wi_0": "gate", "wi_1": "up"} if c.is_gated_act else {"wi": "up"}
+        for theirs, ours in ups.items():
+            yield from linear(f"{hub}.DenseReluDense.{theirs}", f"{path}.{ours}", c.d_ff, c.d_model, bias=False)
+        yield from linear(f"{hub}.DenseReluDense.wo", f"{path}.down", c.d_model, c.d_ff, bias=False)
+        yield from rms_norm(f"{hub}.layer_norm", f"{path}_ln", c)
+    yield from rms_norm("final_layer_norm", "ln", c)
+
+
+def t5(c) -> Entries:
+    """T5ForConditionalGeneration. The table of words has three names, and files keep one of them or all.
+
+    A head of its own may be there whatever the configuration says: newer versions of transformers say of every T5 that
+    its head is tied.
+    """
+    words, aliases = (c.vocab_size, c.d_model), ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    yield Entry("shared.weight", "tokens", words, aliases=aliases)
+    yield from within("encoder", "encoder", t5_stack(c, c.num_layers, cross=False))
+    yield from within("decoder", "decoder", t5_stack(c, c.num_decoder_layers, cross=True))
+    yield Entry("lm_head.weight", "head.w", words, required=not c.tie_word_embeddings)
+
+
+LANGUAGES = {"opt": opt, "t5": t5}
+
+
 def blip2(c) -> Entries:
-    """Blip2ForConditionalGeneration with OPT."""
+    """Blip2ForConditionalGeneration."""
     q = c.qformer_config
     yield Entry("query_tokens", "queries", (1, c.num_query_tokens, q.hidden_size))
     yield from within("vision_model", "vision", vit(c.vision_config))
     yield from within("qformer", "qformer", qformer(q))
     yield from linear("language_projection", "projection", c.text_config.hidden_size, q.hidden_size)
-    yield from within("language_model", "language", opt(c.text_config))
+    yield from within("language_model", "language", LANGUAGES[c.text_config.model_type](c.text_config))
 
 
-# Names that a BLIP-2 file may hold and that say nothing new: a copy of a tied head, and position numbers that were
-# saved until transformers 4.30.
+# Names that a BLIP-2 file may hold and that say nothing new: a copy of OPT's tied head, position numbers that were
+# saved until transformers 4.30, and a table of T5 that was never used.
 BLIP2_IGNORED = (
     "language_model.lm_head.weight",
     "qformer.embeddings.position_ids",
     "vision_model.embeddings.position_ids",
     "language_model.model.decoder.embed_positions.position_ids",
+    "language_model.decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
 
 

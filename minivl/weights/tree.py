@@ -7,7 +7,7 @@ copied.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,12 @@ class Entry(NamedTuple):
     path: str  # where it lives in our tree: "layers.3.self.q.w"
     shape: tuple[int, ...]
     init: float | None = None  # the number that a fresh model holds everywhere in it; None: random numbers
+    aliases: tuple[str, ...] = ()  # names that a file may have it under instead, or as well
+    required: bool = True  # what is not required and not in the file is not in the tree either
+
+    def found(self, tensors: Collection[str]) -> str | None:
+        """The name that a file has it under."""
+        return next((name for name in (self.hub, *self.aliases) if name in tensors), None)
 
 
 class Constant(NamedTuple):
@@ -36,24 +42,44 @@ class Constant(NamedTuple):
 Table = Iterable[Entry | Constant]
 
 
-def build(table: Table, tensors: Mapping[str, Any], where: str, *, ignored: Collection[str] = ()) -> Tree:
+def build(
+    table: Table,
+    tensors: Mapping[str, Any],
+    where: str,
+    *,
+    ignored: Collection[str] = (),
+    take: Callable[[np.ndarray], Any] = np.asarray,
+    keep: Callable[[Entry, Any], Any] | None = None,
+) -> Tree:
     """The tree of a model whose tensors (`Stored`, see weights/files.py) come from `where`, the name for messages.
 
-    `ignored` are names that may be there and are not read. Raises WeightsError naming the tensors that do not fit.
+    `ignored` are names that may be there and are not read. `take` makes a backend's array of each float32 array, one
+    after the other, so that a large model is never in memory twice; or `keep` makes what it wants of each tensor as it
+    is stored.
+    Raises WeightsError naming the tensors that do not fit.
     """
     table = list(table)
     _check([entry for entry in table if isinstance(entry, Entry)], tensors, where, ignored)
-    return _grow((e.path, e.value if isinstance(e, Constant) else tensors[e.hub].float32()) for e in table)
+    leaves = []
+    for entry in table:
+        if isinstance(entry, Constant):
+            leaves.append((entry.path, map_leaves(take, entry.value)))
+        elif name := entry.found(tensors):
+            leaf = take(tensors[name].float32()) if keep is None else keep(entry, tensors[name])
+            tensors[name].release()  # of what was copied, the original need not stay in memory
+            leaves.append((entry.path, leaf))
+    return _grow(leaves)
 
 
 def _check(entries: list[Entry], tensors: Mapping[str, Any], where: str, ignored: Collection[str]) -> None:
-    wanted = {entry.hub: entry.shape for entry in entries}
-    missing = [name for name in wanted if name not in tensors]
-    unexpected = [name for name in tensors if name not in wanted and name not in ignored]
+    found = {name: entry.shape for entry in entries if (name := entry.found(tensors))}
+    missing = [entry.hub for entry in entries if entry.required and not entry.found(tensors)]
+    known = {name for entry in entries for name in (entry.hub, *entry.aliases)}.union(ignored)
+    unexpected = [name for name in tensors if name not in known]
     misshaped = [
         f"{name} has shape {tuple(tensors[name].array.shape)}, the configuration wants {shape}"
-        for name, shape in wanted.items()
-        if name in tensors and tuple(tensors[name].array.shape) != shape
+        for name, shape in found.items()
+        if tuple(tensors[name].array.shape) != shape
     ]
     faults = [
         f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
@@ -76,19 +102,22 @@ def random(table: Table, rng: np.random.Generator, std: float) -> Tree:
             return rng.normal(0, std, entry.shape).astype(np.float32)
         return np.full(entry.shape, entry.init, np.float32)
 
-    return _grow((entry.path, leaf(entry)) for entry in table)
+    return _grow((entry.path, leaf(entry)) for entry in table if isinstance(entry, Constant) or entry.required)
 
 
 def flatten(table: Table, tree: Tree) -> dict[str, Any]:
     """{Hub name: array} of a tree: the way back."""
 
-    def look_up(path):
+    def look_up(entry):
         node: Any = tree
-        for part in path.split("."):
+        for part in entry.path.split("."):
+            if not entry.required and part not in node:
+                return None
             node = node[int(part) if part.isdigit() else part]
         return node
 
-    return {entry.hub: look_up(entry.path) for entry in table if isinstance(entry, Entry)}
+    entries = [entry for entry in table if isinstance(entry, Entry)]
+    return {entry.hub: value for entry in entries if (value := look_up(entry)) is not None}
 
 
 def map_leaves(function: Callable[[Any], Any], node: Any) -> Any:
@@ -100,7 +129,7 @@ def map_leaves(function: Callable[[Any], Any], node: Any) -> Any:
     return function(node) if hasattr(node, "shape") else node
 
 
-def _grow(leaves: Iterator[tuple[str, Any]]) -> Tree:
+def _grow(leaves: Iterable[tuple[str, Any]]) -> Tree:
     root: Tree = {}
     for path, value in leaves:
         *folders, name = path.split(".")

@@ -1,0 +1,68 @@
+"""Text as it is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..processors.text import JOINED
+from .endings import cut
+from .settings import listed
+
+# beginnings of what decoding joins: behind " n" may come "'t", and then the blank goes
+OPEN = tuple({apart[:n] for apart, _ in JOINED for n in range(1, len(apart))})
+
+
+class TextStreamer:
+    """Gives the text of one row in pieces, as soon as a piece can no longer change.
+
+        model.generate(**inputs, streamer=TextStreamer(processor.tokenizer))     prints the words as they come
+
+    Each piece goes to `write`, which prints if nothing else is named; together the pieces are what decode() makes of
+    all the ids. A piece never holds half of a character that several tokens make up, and a blank waits until it is
+    clear that decoding will not join what stands around it ("it" and " 's" become "it's").
+    With `stop` the text ends in front of the first of these strings.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        write: Callable[[str], object] | None = None,
+        *,
+        skip_special_tokens: bool = True,
+        stop: str | Sequence[str] = (),
+    ):
+        self.tokenizer, self.skip_special_tokens = tokenizer, skip_special_tokens
+        self.write = write or (lambda piece: print(piece, end="", flush=True))
+        self.stops = tuple(listed(stop))
+        self.ids: list[int] = []
+        self.given = ""
+
+    def put(self, ids: Any) -> None:
+        """The next token, (1,); or the first, (1, 1), as generate() gives it."""
+        ids = np.asarray(ids)
+        if ids.size != 1:
+            raise InputError(f"TextStreamer writes one text, and there are {ids.size}: give generate one row")
+        self.ids.append(int(ids.reshape(())))
+        text = self._text()
+        known = cut(text, self.stops)
+        if known == text:  # what may still become something else waits
+            known = text[: text.rindex(" ")] if text.endswith(OPEN) else text
+            known = known[: len(known) - max(map(len, self.stops), default=1) + 1].rstrip("\ufffd")
+        self._give(known)
+
+    def end(self) -> None:
+        """Give what has been waiting, and be ready for another text."""
+        self._give(cut(self._text(), self.stops))
+        self.ids, self.given = [], ""
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=self.skip_special_tokens)
+
+    def _give(self, text: str) -> None:
+        if len(text) > len(self.given):
+            self.write(text[len(self.given) :])
+            self.given = text
