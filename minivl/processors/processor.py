@@ -30,15 +30,24 @@ class Processor:
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
-        """Read the processor's files in a checkpoint's folder, or those of an embedded model ("demo" ...).
+    def from_pretrained(
+        cls: type[Self],
+        folder: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Read the processor's files in a checkpoint's folder, those of an embedded model ("demo" ...), or those of an
+        id on the Hub (see weights/hub.py for the other arguments).
 
         config.json, if it is there, tells the text model's type, which settles the padding side and the special tokens,
         and stands in for a missing preprocessor_config.json with its vision_config.image_size and the usual constants.
         """
         from ..weights import files
 
-        folder = files.find(folder)
+        where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        folder = files.find(folder, **where, weights=False)
         model = read_json(folder / "config.json", ConfigError) if (folder / "config.json").exists() else None
         settings = saved_settings(folder)
         if settings is None:

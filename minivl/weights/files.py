@@ -1,4 +1,4 @@
-"""Checkpoints on disk: safetensors files, whole or in shards, mapped into memory without reading them.
+"""Checkpoints on disk: safetensors files, or the older .bin files, whole or in shards, mapped without being read.
 
 What comes back are read-only views of the file in the file's own dtype and layout; pages are fetched when they are
 used.  A file that shrinks while it is mapped cannot be survived by anyone (the system ends the process), so `save`
@@ -10,16 +10,18 @@ import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..disk import read_json, replacing, show
 from ..errors import InputError, WeightsError
+from . import hub
 from .header import DTYPES, read_header, write_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DEMOS = {"demo": "blip2"}
+OLD_SINGLE, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+DEMOS = {"demo": "blip2", "demo-bridgetower": "bridgetower"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code != "BF16"}
@@ -43,6 +45,22 @@ class Stored(NamedTuple):
             raise WeightsError(f"tensor {show(self.name)}: wanted floating point values, found {self.dtype}")
         return self.array.astype(np.float32, copy=False)
 
+    def rows(self, part: slice) -> "Stored":
+        """Some rows of it."""
+        return self._replace(array=self.array[part])
+
+    def release(self) -> None:
+        """Give back the memory that holds what was read of it; it is read from the file again when it is used again."""
+        base: Any = self.array
+        while isinstance(base, np.ndarray | memoryview):
+            base = base.base if isinstance(base, np.ndarray) else base.obj
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            start = self.array.ctypes.data - np.frombuffer(base, np.uint8).ctypes.data
+            first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # whole pages only: the others hold neighbours too
+            last = (start + self.array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+            if first < last:
+                base.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     def check_finite(self) -> None:
         """Read the whole tensor, a block at a time; WeightsError if a NaN or an infinity is in it."""
         flat = self.array.reshape(-1)
@@ -53,8 +71,17 @@ class Stored(NamedTuple):
                 raise WeightsError(f"tensor {show(self.name)}: wanted finite values, found NaN or infinity at {at}")
 
 
-def find(id_or_folder: str | os.PathLike[str]) -> Path:
-    """The folder that holds a checkpoint: "demo" is the embedded model, anything else a folder that exists."""
+def find(
+    id_or_folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    weights: bool = True,
+) -> Path:
+    """The folder that holds a checkpoint: "demo" and "demo-bridgetower" are inside minivl, then comes a folder of that
+    name, then an id on the Hub (the other arguments are for those: see `hub.locate`).
+    """
     known = " or ".join(f'"{name}"' for name in DEMOS)
     if not isinstance(id_or_folder, str | os.PathLike):
         raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
@@ -63,35 +90,48 @@ def find(id_or_folder: str | os.PathLike[str]) -> Path:
     folder = Path(id_or_folder)
     if folder.is_dir():
         return folder
-    found = "a file; name the folder that holds it" if folder.is_file() else "no such folder; download the files first"
-    raise WeightsError(f"checkpoint {show(folder)}: wanted an existing folder or {known}, found {found}")
+    if hub.is_id(id_or_folder) and "/" in str(id_or_folder) and not folder.exists():
+        where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        return hub.locate(str(id_or_folder), **where, weights=weights)
+    found = "a file; name the folder that holds it" if folder.is_file() else "no such folder"
+    raise WeightsError(
+        f"checkpoint {show(folder)}: wanted an existing folder, an id on the Hub or {known}, found {found}"
+    )
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, Stored]:
-    """Every tensor of a checkpoint folder under its name in the file: `model.safetensors`, or an index and its shards.
+    """Every tensor of a checkpoint folder under its name in the file: safetensors where there are any, .bin otherwise,
+    as one file or as an index and its shards.
 
     Raises WeightsError for whatever is missing or malformed, naming the file and the tensor.  Nothing is copied.
     """
     folder = Path(folder)
-    if os.path.lexists(folder / SINGLE):
-        return read_file(inside(folder, SINGLE))
-    if os.path.lexists(folder / INDEX):
-        return read_shards(folder)
-    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
-    found = f"{show(pickles[0])}, a pickle, which can run code" if pickles else "neither"
-    advice = "; load it in transformers, then save_pretrained(folder, safe_serialization=True)" if pickles else ""
+    for single, index in ((SINGLE, INDEX), (OLD_SINGLE, OLD_INDEX)):
+        if os.path.lexists(folder / single):
+            return read_file(inside(folder, single))
+        if os.path.lexists(folder / index):
+            return read_shards(folder, index)
+    others = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
+    found = f"{show(others[0])}, a pickle, which can run code" if others else "neither"
+    advice = "; load it in transformers, then save_pretrained(folder, safe_serialization=True)" if others else ""
     raise WeightsError(f"{show(folder)}: wanted {SINGLE} or {INDEX}, found {found}{advice}")
 
 
-def read_shards(folder: Path) -> dict[str, Stored]:
+def shards(index: Path) -> dict[str, str]:
+    """Which file holds which tensor, as an index says."""
+    named = read_json(index, WeightsError).get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise WeightsError(f"{show(index)}: wanted weight_map with a file name for each tensor, found {show(named)}")
+    return named
+
+
+def read_shards(folder: Path, name: str) -> dict[str, Stored]:
     """The union of the shards that an index names: each tensor where the index says, and in one shard only.
 
     A shard may hold tensors that the index leaves out; whether they belong to the model is decided elsewhere.
     """
-    index = inside(folder, INDEX)
-    named = read_json(index, WeightsError).get("weight_map")
-    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
-        raise WeightsError(f"{show(index)}: wanted weight_map with a file name for each tensor, found {show(named)}")
+    index = inside(folder, name)
+    named = shards(index)
     tensors: dict[str, Stored] = {}
     home: dict[str, str] = {}
     for file in sorted(set(named.values())):
@@ -125,7 +165,11 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_file(path: Path) -> dict[str, Stored]:
-    """The tensors of one safetensors file, as read-only views of the mapped file."""
+    """The tensors of one file, as read-only views of the mapped file."""
+    if path.suffix == ".bin":
+        from . import pickles
+
+        return {name: Stored(part.dtype, part.array, name) for name, part in pickles.read_archive(path).items()}
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
