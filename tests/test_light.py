@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ["torch", "triton", "transformers", "huggingface_hub", "matplotlib", "easy_vqa", "tqdm"]
 PICTURE = "tutorials/pictures/red_circle.png"
 
@@ -57,7 +59,10 @@ def test_importing_minivl_loads_numpy_and_nothing_heavier():
     assert not loaded & {*HEAVY, "PIL", "tokenizers", "safetensors"}
 
 
-def test_a_backend_whose_package_is_missing_says_what_to_install():
-    code = WITHOUT.format(packages=["torch"]) + "import minivl; minivl.ops.get('torch')"
-    wanted = "backend 'torch' needs the package 'torch', which is not installed: pip install 'minivl[torch]'"
-    assert wanted in run(code).stderr
+@pytest.mark.parametrize("backend, missing", [("torch", "torch"), ("triton", "torch"), ("triton", "triton")])
+def test_a_backend_whose_package_is_missing_says_what_to_install(backend, missing):
+    code = WITHOUT.format(packages=[missing]) + f"import minivl; minivl.ops.get({backend!r})"
+    wanted = (
+        f"backend {backend!r} needs the package {missing!r}, which is not installed: pip install 'minivl[{backend}]'"
+    )
+    assert f"minivl.errors.OpsError: {wanted}\n" in run(code).stderr

@@ -1,0 +1,37 @@
+"""What the wrappers of row-wise kernels share: any array as a stack of rows, and how its strides are told to Triton."""
+
+import math
+
+from minivl.errors import OpsError
+from minivl.kernels.launch import INTERPRETED, triton
+
+INTERPRETED_TILE = 1 << 18  # elements of a program in the interpreter, which pays per operation and not per element
+
+
+def as_rows(x):
+    """x (..., C) -> (rows, C) whose rows have neighbouring elements; a view where that is possible."""
+    rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.reshape(0, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def unit_of(*strides):
+    """The largest power of two up to 16 that divides every stride.
+
+    Triton only notices that an integer argument is a multiple of 16. A row stride of 88 would cost the wide loads, so
+    strides travel as stride // UNIT, and the kernel, where UNIT is a constant, multiplies.
+    """
+    return math.gcd(16, *strides)
+
+
+def rows_per_program(width, rows, tile):
+    """How many rows of `width` elements make a tile of about `tile` elements: a power of two, at least 1."""
+    if INTERPRETED:
+        tile = min(INTERPRETED_TILE, width * triton.next_power_of_2(rows))
+    return max(1, tile // width)
+
+
+def check_width(op, width, **given):
+    """Raise OpsError for a vector that does not have one element for each of the `width` columns."""
+    for name, x in given.items():
+        if x is not None and tuple(x.shape) != (width,):
+            raise OpsError(f"{op}: {name} has shape {tuple(x.shape)}, the rows need ({width},)")
