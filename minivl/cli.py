@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from . import __version__
 from .errors import MinivlError
@@ -18,6 +19,8 @@ from .errors import MinivlError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
+    if sys.stderr is None:  # closed by the caller: complaints would be printed among the answers
+        sys.stderr = open(os.devnull, "w")
     parser = _parser()
     arguments = parser.parse_args(argv)
     if reason := _contradiction(arguments):
@@ -31,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return getattr(commands, arguments.command)(arguments)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        with suppress(OSError, AttributeError):  # what could not be written is let go; stdout may be no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # a reader of our output who has seen enough is nothing to tell
+            commands.complain(f"cannot go on: {error.strerror}")
         return 1
     except MinivlError as error:
         commands.complain(str(error))

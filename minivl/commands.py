@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def _speak(arguments: argparse.Namespace, name: str, prompt: Callable[[str], str
     model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = Blip2Processor.from_pretrained(arguments.model)
     _note_toy(arguments.model)
-    label = len(arguments.pictures) > 1 or Path(arguments.pictures[0]).is_dir()
+    label = len(arguments.pictures) > 1 or os.path.isdir(arguments.pictures[0])
     beginning, settings = prompt(model.config.text_config.model_type), _settings(arguments)
     stops = tuple(settings.get("stop", ()))
 
@@ -236,7 +237,7 @@ def _expand(names: Sequence[str]) -> Iterator[Path | EmptyFolder]:
     """Folders become the pictures in them, in the order of their names."""
     for name in names:
         path = Path(name)
-        if not path.is_dir():
+        if not os.path.isdir(name):  # Path's own raises for a name that is too long for the system
             yield path
             continue
         try:

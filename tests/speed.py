@@ -35,7 +35,7 @@ from minivl.config import Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 from minivl.config_bridgetower import BridgeTowerConfig
 from minivl.models import opt, qformer, vit
 from minivl.ops.numpy_ops import OPS
-from minivl.weights import names, tree
+from minivl.weights import files, names, tree
 
 torch.set_num_threads(2)
 torch.set_grad_enabled(False)
@@ -65,19 +65,15 @@ def shared(table, module_class, config, std=0.02):
     entries = [entry for entry in table if isinstance(entry, tree.Entry)]
     noise = np.random.default_rng(0).normal(0, std, 1 << 22).astype(np.float32)
 
-    class Drawn:  # quicker than drawing billions of numbers, and random enough for a clock
-        def __init__(self, entry):
-            count = int(np.prod(entry.shape))
-            self.array = np.resize(noise, count).reshape(entry.shape) + np.float32(entry.init or 0)
+    def drawn(entry):  # quicker than drawing billions of numbers, and random enough for a clock
+        array = np.resize(noise, int(np.prod(entry.shape))).reshape(entry.shape) + np.float32(entry.init or 0)
+        return files.Stored("F32", array, entry.hub)
 
-        def float32(self):
-            return self.array
-
-    tensors = {entry.hub: Drawn(entry) for entry in entries}
+    tensors = {entry.hub: drawn(entry) for entry in entries}
     ours = tree.build(table, tensors, "random weights")
     with torch.device("meta"):
         theirs = module_class(config).eval()
-    state = {name: torch.from_numpy(drawn.array) for name, drawn in tensors.items()}
+    state = {name: torch.from_numpy(stored.array) for name, stored in tensors.items()}
     if "lm_head.weight" in theirs.state_dict():
         state["lm_head.weight"] = state["model.decoder.embed_tokens.weight"]
     theirs.load_state_dict(state, assign=True, strict=False)

@@ -187,6 +187,26 @@ def test_a_reader_who_leaves_early_is_no_error_worth_a_traceback():
     assert "Traceback" not in result.stderr and "Exception" not in result.stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "minivl", "caption", CIRCLE]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[1:] == ["minivl: cannot go on: No space left on device"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell closes standard error as on POSIX")
+def test_without_standard_error_the_answers_stay_by_themselves():
+    command = f"{sys.executable} -m minivl caption {CIRCLE} 2>&-"
+    assert subprocess.run(command, shell=True, capture_output=True, text=True).stdout == "a small red circle\n"
+
+
+def test_names_that_are_too_long_for_the_system_are_one_line(capsys):
+    assert one_line(*run(capsys, "caption", "x" * 5000)).startswith("minivl: xxx")
+    assert one_line(*run(capsys, "caption", CIRCLE, "--model", "x" * 5000)).startswith("minivl: checkpoint xxx")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 def test_an_interrupt_is_130():
     command = [sys.executable, "-m", "minivl", "caption", *[str(PICTURES)] * 200]

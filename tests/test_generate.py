@@ -459,6 +459,8 @@ def test_none_is_the_default_and_turns_top_k_off():
         (dict(no_repeat_ngram_size=-1), "no_repeat_ngram_size"),
         (dict(eos_token_id="</s>"), "eos_token_id"),
         (dict(eos_token_id=[2, -1]), "eos_token_id"),
+        (dict(eos_token_id=2**63), "eos_token_id"),
+        (dict(pad_token_id=2**63), "pad_token_id"),
         (dict(pad_token_id=-1), "pad_token_id"),
         (dict(stop=["."]), "tokenizer=processor.tokenizer"),
         (dict(stop=["."], tokenizer="gpt2"), "tokenizer=processor.tokenizer"),

@@ -18,7 +18,9 @@ COMMIT, NEWER = "a" * 40, "b" * 40
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, named as the environment names it, and no network."""
-    for variable in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME"):
+    for variable in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "hub"
@@ -136,6 +138,33 @@ def test_offline_one_line_says_where_it_was_looked_for(cache, client, monkeypatc
     monkeypatch.setenv("HF_HUB_OFFLINE", switch)
     refused(cache, "HF_HUB_OFFLINE", f"hf download {ID}")
     assert not client.asked
+
+
+def test_the_older_switch_counts_where_the_newer_is_unset(cache, client, monkeypatch):
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    refused(cache, "TRANSFORMERS_OFFLINE is set")
+    assert not client.asked
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    client.repository = ["config.json", "model.safetensors"]
+    files.find(ID)
+    assert client.asked
+
+
+def test_a_cache_is_named_as_a_shell_would_name_it(cache, tmp_path, monkeypatch):
+    """With ~ and $VARIABLES; of somebody who does not exist, ~ stays as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DISK", str(tmp_path / "disk"))
+    monkeypatch.setenv("HF_HUB_CACHE", "$DISK/hub")
+    assert hub.default_cache() == tmp_path / "disk" / "hub"
+    monkeypatch.setenv("HF_HUB_CACHE", "~nobody-at-all/hub")
+    assert hub.default_cache() == Path("~nobody-at-all/hub")
+    snapshot = fill(tmp_path / "own")
+    assert files.find(ID, cache_dir="~/own") == snapshot
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 5000, ""], ids=["long", "long id", "empty"])
+def test_names_that_no_folder_can_have(cache, name):
+    refused("checkpoint", name=name, local_files_only=True)
 
 
 def test_local_files_only(cache, client):

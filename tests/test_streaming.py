@@ -9,7 +9,8 @@ from oracle import GOLDEN, golden_inputs
 
 from minivl import Blip2ForConditionalGeneration, Blip2Processor
 from minivl.errors import InputError
-from minivl.generate import Settings, TextStreamer, Tokens, run
+from minivl.generate import Settings, TextStreamer, Tokens, cut, run
+from minivl.generate.settings import listed
 from minivl.processors.text import Tokenizer
 
 OPT = Tokenizer.from_pretrained(GOLDEN / "opt_words")
@@ -117,6 +118,13 @@ def test_together_the_pieces_are_what_decode_gives(text):
 @given(st.lists(st.integers(3, 50264), max_size=8))
 def test_so_they_are_for_tokens_that_make_no_text(ids):
     assert "".join(stream(ids)) == OPT.decode(ids, skip_special_tokens=True)
+
+
+@given(st.text(alphabet=list(" ' .!nmsvert"), max_size=12), st.sampled_from([(), "'", " ", ["n't", ". "]]))
+def test_so_they_are_for_tokens_of_one_letter(text, stop):
+    """Then every state of a text is seen on its way: "it '" and "it ' " before "it ' .", which is "it '."."""
+    ids = [OPT.backend.token_to_id(letter.replace(" ", "Ġ")) for letter in text]
+    assert "".join(stream(ids, stop=stop)) == cut(OPT.decode(ids), tuple(listed(stop)))
 
 
 @given(st.text(alphabet=list("🙂東é👩\u200d a"), max_size=12))

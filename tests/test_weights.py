@@ -128,6 +128,48 @@ def test_position_numbers_of_old_files_are_passed_over(checkpoint):
     load(tensors | {name: np.arange(9)[None] for name in names.BLIP2_IGNORED if name.endswith("position_ids")})
 
 
+def with_biases_apart(tensors):
+    """The same tensors as LAVIS keeps them: keys have no bias."""
+    apart = {}
+    for name, array in tensors.items():
+        if name.endswith("self_attn.qkv.bias"):
+            q, _, v = np.split(array, 3)
+            apart |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+        else:
+            apart[name] = array
+    return apart
+
+
+def test_biases_of_queries_and_values_apart(checkpoint):
+    tensors, load = checkpoint
+    fused = {name: array.copy() for name, array in tensors.items()}
+    for name, array in fused.items():
+        if name.endswith("self_attn.qkv.bias"):
+            array[len(array) // 3 : 2 * len(array) // 3] = 0
+    apart = with_biases_apart(tensors)
+    assert len(apart) == len(tensors) + 3
+    pixels, ids = np.ones((1, 3, 12, 12)), [[2, 5, 7]]
+    want = load(fused)(pixels, ids).logits
+    np.testing.assert_array_equal(load(apart)(pixels, ids).logits, want)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda v: None, "1 missing: .*qkv.bias; 1 unexpected: .*q_bias"),
+        (lambda v: v[:5], r"qkv.bias has shape \(53,\), the configuration wants \(72,\)"),
+        (lambda v: v[None], "1 missing: .*qkv.bias; 2 unexpected: .*q_bias"),
+    ],
+)
+def test_biases_apart_that_do_not_fit(checkpoint, change, words):
+    tensors, load = checkpoint
+    apart = with_biases_apart(tensors)
+    name = "vision_model.encoder.layers.1.self_attn.v_bias"
+    value = change(apart.pop(name))
+    with pytest.raises(WeightsError, match=words):
+        load(apart if value is None else apart | {name: value})
+
+
 def test_an_untied_head_is_used(tmp_path):
     model = oracle.blip2_model(text={"tie_word_embeddings": False})
     model.save_pretrained(tmp_path)

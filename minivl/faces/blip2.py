@@ -42,9 +42,10 @@ class Blip2ForConditionalGeneration(Pretrained):
     def adapted(cls, tensors: Tensors, config: Blip2Config, where: str) -> Tensors:
         """LAVIS keeps the biases of queries and values alone, for that of the keys is zero: here they are one."""
         found = dict(tensors)
+        vectors = {name for name, stored in tensors.items() if stored.array.ndim == 1}
         for name in [name for name in tensors if name.endswith(".q_bias")]:
             layer = name.removesuffix("q_bias")
-            if f"{layer}v_bias" in found and f"{layer}qkv.bias" not in found:
+            if {name, f"{layer}v_bias"} <= vectors and f"{layer}qkv.bias" not in found:
                 q, v = (found.pop(f"{layer}{part}").float32() for part in ("q_bias", "v_bias"))
                 fused = np.concatenate([q, np.zeros_like(q), v])
                 found[f"{layer}qkv.bias"] = files.Stored("F32", fused, f"{layer}qkv.bias")

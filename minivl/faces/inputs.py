@@ -16,7 +16,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
     """The ops record for from_pretrained's arguments.
 
-    dtype        float32 unless given. NumPy computes in float32 only, so there float16 and bfloat16 mean float32 too
+    dtype        float32 unless given. NumPy computes in float32 only: there bfloat16 says how matrices are kept, and
+                 float16 means float32 too
     device       "cpu", "cuda", ...; OpsError where it cannot be reached
     device_map   one device for everything: "cpu", "cuda" or {"": device}; "auto" and {"": 0}, which the documentation's
                  examples give, are the GPU, or the CPU where there is none

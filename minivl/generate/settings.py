@@ -14,6 +14,7 @@ from ..disk import show
 from ..errors import InputError
 
 DEFAULT_MAX_LENGTH = 20  # the first token and 19 new ones
+MOST_ID = 2**63 - 1  # ids are int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class Settings:
 
     def _check_values(self) -> None:
         floors = {"num_beams": 1, "num_return_sequences": 1, "top_k": 0, "no_repeat_ngram_size": 0, "seed": 0}
-        floors |= {"min_length": 0, "min_new_tokens": 0, "max_new_tokens": 1, "max_length": 2, "pad_token_id": 0}
+        floors |= {"min_length": 0, "min_new_tokens": 0, "max_new_tokens": 1, "max_length": 2}
         for name, floor in floors.items():
             whole(name, getattr(self, name), floor)
         number("temperature", self.temperature, above=1e-9)  # below, do_sample=False is meant
@@ -113,8 +114,9 @@ class Settings:
             raise InputError(f"{found}: raise max_new_tokens")
 
     def _check_ends(self) -> None:
+        whole("pad_token_id", self.pad_token_id, 0, MOST_ID)
         for end in listed(self.eos_token_id):
-            whole("eos_token_id", end, 0)
+            whole("eos_token_id", end, 0, MOST_ID)
         if any(not isinstance(stop, str) or not stop for stop in self.stops):
             raise InputError(f"stop: wanted a text or a list of texts, none of them empty, found {show(self.stop)}")
         if self.stops and not hasattr(self.tokenizer, "decode"):
@@ -148,12 +150,13 @@ def listed(value: Any) -> list[Any]:
     return [] if value is None else [value]
 
 
-def whole(name: str, value: Any, least: int) -> None:
-    """InputError unless the value is a whole number of at least `least`, or None."""
+def whole(name: str, value: Any, least: int, most: float = math.inf) -> None:
+    """InputError unless the value is a whole number, least <= value <= most, or None."""
     if value is None:
         return
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {show(value)}")
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or not least <= value <= most:
+        room = f"of at least {least}" + (f" and at most {most}" if most < math.inf else "")
+        raise InputError(f"{name} must be a whole number {room}, not {show(value)}")
 
 
 def number(name: str, value: Any, above: float, most: float = math.inf) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..processors.text import JOINED
+from ..processors.text import joined
 from .endings import cut
 from .settings import listed
 
-# beginnings of what decoding joins: behind " n" may come "'t", and then the blank goes
-OPEN = tuple({apart[:n] for apart, _ in JOINED for n in range(1, len(apart))})
+# The end of a text of which it is not clear yet what decoding will join: behind " n" may come "'t", behind " 'v" an
+# "e", and of blanks and quotes in a row some go.
+OPEN = re.compile(r"(?: [ ']*n)?[ ']*(?:'[vr])?\Z")
 
 
 class TextStreamer:
@@ -47,11 +49,13 @@ class TextStreamer:
         if ids.size != 1:
             raise InputError(f"TextStreamer writes one text, and there are {ids.size}: give generate one row")
         self.ids.append(int(ids.reshape(())))
-        text = self._text()
+        apart = self._text(clean_up_tokenization_spaces=False)
+        text = OPEN.sub("", apart, count=1)  # what may still become something else waits
+        if apart != self._text():
+            text = joined(text)
         known = cut(text, self.stops)
-        if known == text:  # what may still become something else waits
-            known = text[: text.rindex(" ")] if text.endswith(OPEN) else text
-            known = known[: len(known) - max(map(len, self.stops), default=1) + 1].rstrip("\ufffd")
+        if known == text:
+            known = text[: max(len(text) - max(map(len, self.stops), default=1) + 1, 0)].rstrip("\ufffd")
         self._give(known)
 
     def end(self) -> None:
@@ -59,8 +63,8 @@ class TextStreamer:
         self._give(cut(self._text(), self.stops))
         self.ids, self.given = [], ""
 
-    def _text(self) -> str:
-        return self.tokenizer.decode(self.ids, skip_special_tokens=self.skip_special_tokens)
+    def _text(self, **how: Any) -> str:
+        return self.tokenizer.decode(self.ids, skip_special_tokens=self.skip_special_tokens, **how)
 
     def _give(self, text: str) -> None:
         if len(text) > len(self.given):

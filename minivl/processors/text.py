@@ -175,9 +175,7 @@ class Tokenizer:
             text = self.backend.decode(checks.ids(ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        for apart, joined in JOINED if clean_up_tokenization_spaces else ():
-            text = text.replace(apart, joined)
-        return text
+        return joined(text) if clean_up_tokenization_spaces else text
 
     def batch_decode(
         self,
@@ -202,3 +200,10 @@ class Tokenizer:
             file.write(self.backend.to_str().encode())
         with replacing(folder / "tokenizer_config.json") as file:
             file.write((json.dumps(settings, indent=2) + "\n").encode())
+
+
+def joined(text: str) -> str:
+    """The text without the blanks that English does not write."""
+    for apart, together in JOINED:
+        text = text.replace(apart, together)
+    return text

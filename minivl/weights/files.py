@@ -83,17 +83,17 @@ def find(
     name, then an id on the Hub (the other arguments are for those: see `hub.locate`).
     """
     known = " or ".join(f'"{name}"' for name in DEMOS)
-    if not isinstance(id_or_folder, str | os.PathLike):
+    if not isinstance(id_or_folder, str | os.PathLike) or id_or_folder == "":
         raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
     if id_or_folder in DEMOS:
         return Path(__file__).resolve().parents[1] / "demo" / DEMOS[str(id_or_folder)]
     folder = Path(id_or_folder)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # Path's own raises for a name that is too long for the system
         return folder
-    if hub.is_id(id_or_folder) and "/" in str(id_or_folder) and not folder.exists():
+    if hub.is_id(id_or_folder) and "/" in str(id_or_folder) and not os.path.exists(folder):
         where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
         return hub.locate(str(id_or_folder), **where, weights=weights)
-    found = "a file; name the folder that holds it" if folder.is_file() else "no such folder"
+    found = "a file; name the folder that holds it" if os.path.isfile(folder) else "no such folder"
     raise WeightsError(
         f"checkpoint {show(folder)}: wanted an existing folder, an id on the Hub or {known}, found {found}"
     )
@@ -230,7 +230,8 @@ def convert(block: np.ndarray, code: str) -> np.ndarray:
         bits = block.astype(np.float32).view(np.uint32)
     # Adding just under half of the last kept bit, and one more if that bit is odd, makes the cut round to even.
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(block), bits >> 16 | 0x40, rounded).astype("<u2")
+    unknown = np.isnan(block)
+    return np.where(unknown, bits >> 16 | 0x40, rounded).astype("<u2") if unknown.any() else rounded.astype("<u2")
 
 
 def finite(block: np.ndarray, code: str = "") -> np.ndarray:

@@ -44,7 +44,7 @@ def locate(
     weights    False where the small files are enough: configuration, tokenizer
     Raises WeightsError saying where it was looked for and how to get it there.
     """
-    revision, cache = revision or "main", Path(cache_dir) if cache_dir is not None else default_cache()
+    revision, cache = revision or "main", default_cache() if cache_dir is None else Path(os.path.expanduser(cache_dir))
     if not REVISION.fullmatch(revision) or ".." in revision:
         raise WeightsError(f"revision: wanted a branch, a tag or a commit, found {show(revision)}")
     folder = cached(name, revision, cache)
@@ -52,7 +52,7 @@ def locate(
         return folder
     if local_files_only or offline():
         found = "nothing" if folder is None else f"only part of it in {show(folder)}"
-        why = "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set"
+        why = f"{'local_files_only' if local_files_only else offline()} is set"
         raise WeightsError(
             f"checkpoint {show(name)}: looked in {show(cache)} and found {found}, and {why}; get it there with"
             f" `hf download {name}` on a line that reaches the Hub, or name a folder"
@@ -64,14 +64,20 @@ def default_cache() -> Path:
     """Where Hub files are kept, as the environment says."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
+            return written_out(os.environ[variable])
     above = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("HF_HOME") or Path(above, "huggingface")).expanduser() / "hub"
+    return written_out(os.environ.get("HF_HOME") or os.path.join(above, "huggingface")) / "hub"
 
 
-def offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+def written_out(folder: str) -> Path:
+    """A folder whose name may hold ~ and $VARIABLES, as the Hub's client reads it."""
+    return Path(os.path.expandvars(os.path.expanduser(folder)))
+
+
+def offline() -> str | None:
+    """The variable that forbids the network, if one does: HF_HUB_OFFLINE, or where that is unset the older one."""
+    variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    return variable if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE") else None
 
 
 def cached(name: str, revision: str, cache: Path) -> Path | None:

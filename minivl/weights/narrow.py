@@ -16,18 +16,19 @@ Source of what LLM.int8() leaves alone: the module names that transformers skips
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, OpsError, WeightsError
-from ..quant import FLOAT16, BFloat16, Float16, Int8, parts, round_rows
+from ..quant import FLOAT16, BFloat16, Float16, Int8, in_full, parts, round_rows
 from .files import Stored, convert
 from .tree import Entry
 
 MODES = ("bfloat16", "weight-only", "int8")
 TABLES = (".tokens", ".words")  # of words, which a tied head multiplies with as well
+PIECE = 1 << 15  # numbers converted at a time: what lies between the steps stays in the cache
 HEADS = ("head.w", "decoder.w")
 
 
@@ -97,8 +98,8 @@ def narrowed(stored: Stored) -> BFloat16:
     if stored.dtype == "BF16":
         return BFloat16(stored.array)
     found = BFloat16(np.empty(stored.array.shape, np.uint16))
-    for rows in parts(*found.shape):
-        found.bits[rows] = convert(stored.rows(rows).float32(), "BF16")
+    for rows, part in pieces(stored):
+        found.bits[rows] = convert(part.float32(), "BF16")
     return found
 
 
@@ -110,8 +111,8 @@ def halved(stored: Stored) -> Float16 | BFloat16:
     if stored.dtype == "F16":
         return Float16(stored.array)
     found = Float16(np.empty(stored.array.shape, np.float16))
-    for rows in parts(*found.shape):
-        found.halves[rows] = in_range(stored.rows(rows))
+    for rows, part in pieces(stored):
+        found.halves[rows] = in_range(part)
     return found
 
 
@@ -119,12 +120,21 @@ def in_bytes(stored: Stored, whole: bool) -> Int8:
     """A tensor of a file in 8 bits; of its float16 form if it is `whole`."""
     F, C = stored.array.shape
     found = Int8(np.empty((F, C), np.int8), np.empty(F, np.float32), whole)
-    for rows in parts(F, C):
-        part = stored.rows(rows)
+    for rows, part in pieces(stored):
         part.check_finite()
-        w = in_range(part).astype(np.float16).astype(np.float32) if whole else part.float32()
+        w = part.float32()
+        if whole and stored.dtype != "F16":
+            w = in_full(Float16(in_range(part).astype(np.float16)))
         found.rows[rows], found.scale[rows] = round_rows(w)
     return found
+
+
+def pieces(stored: Stored) -> Iterator[tuple[slice, Stored]]:
+    """A tensor some rows at a time; what was read of them is given back before the next ones are."""
+    for rows in parts(stored.array.shape, PIECE):
+        part = stored.rows(rows)
+        yield rows, part
+        part.release()
 
 
 def in_range(stored: Stored) -> np.ndarray:
