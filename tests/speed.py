@@ -1,8 +1,8 @@
 """minivl against transformers, side by side in one run: the same weights in the same memory, float32, two threads each.
 
-    python tests/speed.py [vit] [qformer] [prefill] [decode] [bridgetower] [demo]    without arguments: all
+    python tests/speed.py [vit] [qformer] [prefill] [decode] [small] [bridgetower] [demo]    without arguments: all
 
-prefill and decode take 12 GB of memory.
+prefill and decode take 12 GB of memory. small is a token in each of the forms that weights can have here.
 
 Sides alternate, with a pause between them because idle BLAS threads keep a core busy for a while. Printed is the median
 of the rounds' ratios, transformers' time / ours (above 1 we are faster), and each side's median time. These are ratios
@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,11 +32,12 @@ from transformers.models.blip_2 import modeling_blip_2 as reference
 from transformers.models.bridgetower import modeling_bridgetower as reference_towers
 
 import minivl
+from minivl import quant
 from minivl.config import Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 from minivl.config_bridgetower import BridgeTowerConfig
 from minivl.models import opt, qformer, vit
 from minivl.ops.numpy_ops import OPS
-from minivl.weights import files, names, tree
+from minivl.weights import files, names, narrow, tree
 
 torch.set_num_threads(2)
 torch.set_grad_enabled(False)
@@ -110,14 +112,43 @@ def speed_qformer() -> None:
     )
 
 
+def size_of_opt(layers: int) -> dict[str, int]:
+    """OPT-2.7b's."""
+    width = {"hidden_size": 2560, "word_embed_proj_dim": 2560, "ffn_dim": 10240}
+    return {**width, "num_hidden_layers": layers, "num_attention_heads": 32}
+
+
+def speed_small(layers: int = 4) -> None:
+    size, tokens = size_of_opt(layers), range(100, 124)
+    config = OPTConfig(**size)
+    table = list(names.opt(config))
+    plain, theirs = shared(table, transformers.OPTForCausalLM, transformers.OPTConfig(**size))
+    stored = {name: files.Stored("F32", array, name) for name, array in tree.flatten(table, plain).items()}
+    modes = {mode: tree.build(table, stored, "", keep=narrow.keeper(mode)) for mode in narrow.MODES}
+
+    def write(ops, p):
+        cache = opt.new_cache(p)
+        for n, token in enumerate(tokens, 1):
+            x = ops.embed(np.array([[token]]), p["tokens"])
+            *_, x = opt.states(ops, p, x, np.ones((1, n), np.int64), config, cache)
+            logits = opt.logits(ops, p, x[:, -1])
+        return logits
+
+    def their_write():
+        cache = None
+        for token in tokens:
+            out = theirs(input_ids=torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+        return out.logits[:, -1]
+
+    for mode, p in {"float32": plain, **modes}.items():
+        ops = OPS if mode == "float32" else quant.reading(OPS)
+        what = f"OPT-2.7b size ({layers} layers and head), {len(tokens)} tokens one by one, ours in {mode}"
+        compare(what, partial(write, ops, p), their_write, tolerance=None)
+
+
 def speed_opt(parts: list[str], layers: int = 32) -> None:
-    size = {
-        "hidden_size": 2560,
-        "ffn_dim": 10240,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 32,
-        "word_embed_proj_dim": 2560,
-    }
+    size = size_of_opt(layers)
     config = OPTConfig(**size)
     ours, theirs = shared(list(names.opt(config)), transformers.OPTForCausalLM, transformers.OPTConfig(**size))
     embeds = np.random.default_rng(1).normal(size=(1, 40, 2560)).astype(np.float32)
@@ -207,7 +238,7 @@ def speed_demo() -> None:
 
 
 def main() -> None:
-    every = ["vit", "qformer", "prefill", "decode", "bridgetower", "demo"]
+    every = ["vit", "qformer", "prefill", "decode", "small", "bridgetower", "demo"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=[*every, []])
     parser.add_argument("--layers", type=int, help="fewer layers, for machines with less memory")
@@ -220,6 +251,8 @@ def main() -> None:
         speed_qformer()
     if {"prefill", "decode"} & set(parts):
         speed_opt(parts, **layers)
+    if "small" in parts:
+        speed_small(**layers)
     if "bridgetower" in parts:
         speed_bridgetower()
     if "demo" in parts:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import transformers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import GOLDEN, golden_inputs
 
@@ -121,6 +121,9 @@ def test_so_they_are_for_tokens_that_make_no_text(ids):
 
 
 @given(st.text(alphabet=list(" ' .!nmsvert"), max_size=12), st.sampled_from([(), "'", " ", ["n't", ". "]]))
+@example("it ' .", ())
+@example(" n ' t", ())
+@example("  's", ())
 def test_so_they_are_for_tokens_of_one_letter(text, stop):
     """Then every state of a text is seen on its way: "it '" and "it ' " before "it ' .", which is "it '."."""
     ids = [OPT.backend.token_to_id(letter.replace(" ", "Ġ")) for letter in text]
@@ -154,6 +157,8 @@ def test_a_streamer_stops_before_a_stop_string_even_if_it_comes_in_parts():
     assert "".join(stream(ids, stop="two? ")) == "one. "  # all of it but its last character was there a token earlier
     assert "".join(stream(ids, stop=["? thx", "nothing"])) == "one. two? three. four"
     assert "".join(stream(ids, stop=["four", ". f", "o?"])) == "one. tw"
+    assert stream(ids, stop="one. two") == []  # longer than all that is there while it comes
+    assert stream(ids, stop="x" * 99) == ["one. two? three. four"]
 
 
 # ---- stop strings --------------------------------------------------------------------------------

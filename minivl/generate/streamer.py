@@ -55,7 +55,8 @@ class TextStreamer:
             text = joined(text)
         known = cut(text, self.stops)
         if known == text:
-            known = text[: max(len(text) - max(map(len, self.stops), default=1) + 1, 0)].rstrip("\ufffd")
+            wait = max(map(len, self.stops), default=1) - 1  # letters that may begin a stop string
+            known = text[: max(len(text) - wait, 0)].rstrip("\ufffd")
         self._give(known)
 
     def end(self) -> None:

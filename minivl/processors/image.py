@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,7 +27,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 @dataclass
-class ImageProcessor:
+class ImageProcessor(ABC):
     """Pictures -> pixel_values (B, 3, height, width), float32.
 
         pixel = (level * rescale_factor - mean) / std         level 0..255, mean and std one per channel
@@ -85,9 +86,9 @@ class ImageProcessor:
             raise InputError(f"images: wanted one size after all steps, to make a tensor, found {found}")
         return BatchFeature(pixel_values=tensors(pixels, return_tensors, "float32"))
 
+    @abstractmethod
     def _resized(self, picture: Image.Image) -> Image.Image:
         """The picture at the size that the model reads."""
-        raise NotImplementedError
 
     def _cropped(self, levels: np.ndarray) -> np.ndarray:
         """(h, w, 3) -> what of it is used: everything, unless a model says otherwise."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from .text import Tokenizer
 Self = TypeVar("Self", bound="Processor")
 
 
-class Processor:
+class Processor(ABC):
     """Pictures and texts in, arrays out; ids in, texts out.  The calling habits are those of transformers 4.37."""
 
     image_class: ClassVar[type[ImageProcessor]]
@@ -58,9 +59,9 @@ class Processor:
         return cls(cls.image_class.from_dict(settings), tokenizer)
 
     @staticmethod
+    @abstractmethod
     def family(model: dict[str, Any] | None) -> str | None:
         """The text model's type, from the model's config.json if there is one."""
-        raise NotImplementedError
 
     def __call__(
         self,
