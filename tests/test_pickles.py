@@ -185,6 +185,12 @@ def test_a_tensor_outside_its_storage(tmp_path, place):
     refused(archive(tmp_path / "lies.bin", buffer.getvalue(), [np.ones(4, np.float32).tobytes()]), "a tensor at")
 
 
+def test_a_state_dict_inside_another_dict_is_called_a_dict(tmp_path):
+    torch.save({"model": torch.nn.Linear(2, 2).state_dict(), "epoch": 1}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match="wanted only tensors, found 'model', which is a dict$"):
+        files.read(tmp_path)
+
+
 def test_archives_that_are_none(tmp_path):
     path = tmp_path / "x.bin"
     for data, word in (

@@ -116,7 +116,7 @@ def _tensors(program: bytes, storage: Callable[[str], memoryview | None], where:
         raise WeightsError(f"{where}: wanted a dict of tensors, found {type(found).__name__}")
     others = [name for name, value in found.items() if not isinstance(value, Part)]
     if others:
-        kind = type(found[others[0]]).__name__
+        kind = "dict" if isinstance(found[others[0]], dict) else type(found[others[0]]).__name__
         raise WeightsError(f"{where}: wanted only tensors, found {show(others[0])}, which is a {kind}")
     return dict(found)
 
