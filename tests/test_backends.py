@@ -305,6 +305,8 @@ def test_device_maps_of_one_device(backend, places, load):
 def test_what_is_not_there_is_refused(backend, load):
     with pytest.raises(InputError, match="device_map .* one device"):
         load("opt", backend, device_map={"vision": 0, "language": 1})
+    with pytest.raises(InputError, match="device_map .* one device"):
+        load("opt", backend, device_map=[0])
     with pytest.raises(InputError, match="dtype 'float64' is not one of float32"):
         load("opt", backend, dtype="float64")
     for device in ("warp", "cuda" if not torch.cuda.is_available() else "cuda:99"):

@@ -117,7 +117,7 @@ def test_a_ref_that_is_no_commit(cache, ref):
     refused("40 hex digits", "refs")
 
 
-@pytest.mark.parametrize("revision", ["../main", "a b", "", "x\n"])
+@pytest.mark.parametrize("revision", ["../main", "a b", "", "x\n", 3])
 def test_odd_revisions_lead_nowhere(cache, revision, client):
     fill(cache)
     if revision:
@@ -171,7 +171,13 @@ def test_local_files_only(cache, client):
     refused(cache, "local_files_only", local_files_only=True)
     fill(cache, without=["model.safetensors"])
     refused("only part of it", local_files_only=True)
-    assert files.find(ID, local_files_only=True, weights=False)
+    assert files.find(ID, local_files_only=True, need=hub.TEXTS)
+
+
+def test_a_configuration_needs_no_tokenizer(cache, client):
+    fill(cache, without=["model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+    assert minivl.Blip2Config.from_pretrained(ID) == minivl.Blip2Config.from_pretrained("demo") and not client.asked
+    refused("only part of it", local_files_only=True, need=hub.TEXTS)
 
 
 def test_a_shard_that_is_missing_is_fetched(cache, client):

@@ -32,8 +32,8 @@ def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map:
 
 def _one_device(device_map: Any) -> Any:
     """The device that a map names, or None."""
-    places = set(device_map.values()) if isinstance(device_map, dict) else {device_map}
-    if len(places) != 1:
+    places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
+    if len(set(map(str, places))) != 1 or isinstance(places[0], list):
         raise InputError(
             f'device_map {device_map!r}: minivl uses one device; leave it out, or give "auto" or {{"": 0}}'
         )

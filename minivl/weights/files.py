@@ -77,7 +77,7 @@ def find(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-    weights: bool = True,
+    need: str = hub.WEIGHTS,
 ) -> Path:
     """The folder that holds a checkpoint: "demo" and "demo-bridgetower" are inside minivl, then comes a folder of that
     name, then an id on the Hub (the other arguments are for those: see `hub.locate`).
@@ -92,7 +92,7 @@ def find(
         return folder
     if hub.is_id(id_or_folder) and "/" in str(id_or_folder) and not os.path.exists(folder):
         where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        return hub.locate(str(id_or_folder), **where, weights=weights)
+        return hub.locate(str(id_or_folder), **where, need=need)
     found = "a file; name the folder that holds it" if os.path.isfile(folder) else "no such folder"
     raise WeightsError(
         f"checkpoint {show(folder)}: wanted an existing folder, an id on the Hub or {known}, found {found}"

@@ -20,6 +20,7 @@ from ..errors import WeightsError
 ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"[\w./-]+")
+CONFIG, TEXTS, WEIGHTS = "config", "texts", "weights"  # what may be needed of a checkpoint, each with what is before it
 MOST_OF_A_REF = 256  # bytes
 SMALL = ("*.json", "merges.txt", "vocab.txt")  # configurations and tokenizers; an index of weights is a .json as well
 SAFETENSORS, PICKLES = ("model*.safetensors",), ("pytorch_model*.bin",)
@@ -36,19 +37,21 @@ def locate(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-    weights: bool = True,
+    need: str = WEIGHTS,
 ) -> Path:
     """The folder of a checkpoint in the cache, downloaded if it is not there and may be.
 
     revision   a branch, a tag or a commit; "main" unless given
-    weights    False where the small files are enough: configuration, tokenizer
+    need       CONFIG, TEXTS (and the tokenizer) or WEIGHTS (and the tensors): what has to be there
     Raises WeightsError saying where it was looked for and how to get it there.
     """
+    if not isinstance(revision, str | None):
+        raise WeightsError(f"revision: wanted a branch, a tag or a commit, found {show(revision)}")
     revision, cache = revision or "main", default_cache() if cache_dir is None else Path(os.path.expanduser(cache_dir))
     if not REVISION.fullmatch(revision) or ".." in revision:
         raise WeightsError(f"revision: wanted a branch, a tag or a commit, found {show(revision)}")
     folder = cached(name, revision, cache)
-    if folder is not None and complete(folder, weights):
+    if folder is not None and complete(folder, need):
         return folder
     if local_files_only or offline():
         found = "nothing" if folder is None else f"only part of it in {show(folder)}"
@@ -57,7 +60,7 @@ def locate(
             f"checkpoint {show(name)}: looked in {show(cache)} and found {found}, and {why}; get it there with"
             f" `hf download {name}` on a line that reaches the Hub, or name a folder"
         )
-    return download(name, revision, cache, weights)
+    return download(name, revision, cache, need)
 
 
 def default_cache() -> Path:
@@ -98,11 +101,13 @@ def cached(name: str, revision: str, cache: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def complete(folder: Path, weights: bool) -> bool:
+def complete(folder: Path, need: str = WEIGHTS) -> bool:
     """Whether a snapshot holds what is needed: another program may have fetched some of its files only."""
     if not (folder / "config.json").is_file():
         return False
-    if not weights:
+    if need == CONFIG:
+        return True
+    if need == TEXTS:
         return any((folder / file).is_file() for file in ("tokenizer.json", "vocab.json", "spiece.model"))
     for single, index in (
         ("model.safetensors", "model.safetensors.index.json"),
@@ -117,13 +122,13 @@ def complete(folder: Path, weights: bool) -> bool:
     return False
 
 
-def download(name: str, revision: str, cache: Path, weights: bool) -> Path:
+def download(name: str, revision: str, cache: Path, need: str) -> Path:
     """Fetch what is needed and nothing else: safetensors where there are any, pickles only where there are none."""
     import huggingface_hub  # a second of imports, paid only by a download
 
     try:
         files = huggingface_hub.HfApi().list_repo_files(name, revision=revision)
-        patterns = [*SMALL, *(weight_files(files, name) if weights else ())]
+        patterns = [*SMALL, *(weight_files(files, name) if need == WEIGHTS else ())]
         folder = huggingface_hub.snapshot_download(name, revision=revision, cache_dir=cache, allow_patterns=patterns)
     except WeightsError:
         raise
