@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -210,7 +211,9 @@ def test_names_that_are_too_long_for_the_system_are_one_line(capsys):
 @pytest.mark.skipif(os.name != "posix", reason="signals are sent as on POSIX")
 def test_an_interrupt_is_130():
     command = [sys.executable, "-m", "minivl", "caption", *[str(PICTURES)] * 200]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background may be deaf to it
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, **pipes, preexec_fn=heard)
     process.stdout.readline()  # it is at work
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
