@@ -32,7 +32,8 @@ import math
 from minivl.errors import InputError, OpsError
 from minivl.kernels.activations import check_floats
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
-from minivl.kernels.linear import as_rows, check_shapes, rows_at, tile_of
+from minivl.kernels.linear import check_shapes, rows_at, tile_of
+from minivl.kernels.rows import as_rows, unit_of
 
 
 @triton.jit
@@ -165,7 +166,7 @@ def _outliers(x, threshold):
     """Which columns of x (M, C) hold an |x| >= threshold -> columns (C,), of which count (1,) hold; marked (C,)."""
     M, C = x.shape
     how = INTERPRETED_ROWS if INTERPRETED else FIND
-    V = math.gcd(16, C, x.stride(0))
+    V = unit_of(C, x.stride(0))
     blocks = triton.cdiv(M, how["BLOCK_M"])
     flags = empty((blocks, C), x, "int8")
     find_outliers_kernel[(blocks, triton.cdiv(C, how["BLOCK_C"]))](
@@ -180,7 +181,7 @@ def _quantise(x, threshold, marked=None):
     """x (M, C), marked (C,) or None -> q (M, C) int8, a (M,) float32, as the header has them."""
     M, C = x.shape
     how = INTERPRETED_ROWS if INTERPRETED else QUANTISE
-    V = math.gcd(16, C, x.stride(0))
+    V = unit_of(C, x.stride(0))
     q, a = empty((M, C), x, "int8"), empty((M,), x, "float32")
     quantise_rows_kernel[(triton.cdiv(M, how["BLOCK_M"]),)](
         x, marked, q, a, M, C // V, x.stride(0) // V, float(threshold), V, **how
@@ -226,7 +227,7 @@ def int8_linear(x, w, scales, b=None, threshold=6.0, tile=None):
         return y
     columns, count, marked = _outliers(flat, threshold) if threshold > 0 else (None, None, None)
     q, a = _quantise(flat, threshold, marked)
-    M, V = flat.shape[0], math.gcd(16, C, w.stride(0))
+    M, V = flat.shape[0], unit_of(C, w.stride(0))
     how = tile or config(M)
     int8_linear_kernel[(triton.cdiv(M, how["BLOCK_M"]) * triton.cdiv(F, how["BLOCK_F"]),)](
         q, a, w, scales.contiguous(), None if b is None else b.contiguous(), flat, columns, count, y,

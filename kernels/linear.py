@@ -30,6 +30,7 @@ import math
 from minivl.errors import InputError
 from minivl.kernels.activations import SMOOTH, activate, check_floats
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
+from minivl.kernels.rows import as_rows, unit_of
 
 
 @triton.jit
@@ -141,12 +142,6 @@ def config(M, F, C, dtype, gated=False):
     )
 
 
-def as_rows(x):
-    """x (..., C) as a matrix (M, C) whose rows lie in one piece; a copy only if there is no other way."""
-    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return flat if flat.stride(1) == 1 else flat.contiguous()
-
-
 def check_shapes(what, x, act=None, bias=None, residual=None, **weights):
     """Raise InputError, naming the argument, unless everything fits x (..., C) and the first weight (F, C)."""
     if act is not None and act not in SMOOTH:
@@ -178,7 +173,7 @@ def linear(x, w, b=None, act=None, residual=None, tile=None):
         return y
     rest = None if residual is None else as_rows(residual)
     b = None if b is None else b.contiguous()
-    V = math.gcd(16, C, flat.stride(0), w.stride(0))
+    V = unit_of(C, flat.stride(0), w.stride(0))
     how = tile or config(M, F, C, name_of(x.dtype))
     linear_kernel[(triton.cdiv(M, how["BLOCK_M"]) * triton.cdiv(F, how["BLOCK_F"]),)](
         flat, w, b, rest, y, M, F, C // V, flat.stride(0) // V, w.stride(0) // V,
@@ -200,7 +195,7 @@ def gated_linear(x, gate, up, act, tile=None):
     y = empty((*x.shape[:-1], F), x)
     if not y.numel():
         return y
-    V = math.gcd(16, C, flat.stride(0), gate.stride(0), up.stride(0))
+    V = unit_of(C, flat.stride(0), gate.stride(0), up.stride(0))
     how = tile or config(M, F, C, name_of(x.dtype), gated=True)
     gated_linear_kernel[(triton.cdiv(M, how["BLOCK_M"]) * triton.cdiv(F, how["BLOCK_F"]),)](
         flat, gate, up, y, M, F, C // V, flat.stride(0) // V, gate.stride(0) // V, up.stride(0) // V,

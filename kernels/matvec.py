@@ -20,12 +20,11 @@ that it needs once more for itself, from the L1 cache. No tensor core: it would 
 The plain version is `linear` in minivl/ops/numpy_ops.py, with w · s / 127 for w.
 """
 
-import math
-
 from minivl.errors import InputError, OpsError
 from minivl.kernels.activations import check_floats
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
-from minivl.kernels.linear import as_rows, check_shapes, rows_at
+from minivl.kernels.linear import check_shapes, rows_at
+from minivl.kernels.rows import as_rows, unit_of
 
 MOST_ROWS = 8
 WIDE = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}  # bytes of one weight
@@ -83,7 +82,7 @@ def matvec(x, w, scales=None, b=None, tile=None):
     y = empty((*x.shape[:-1], F), x)
     if not y.numel():
         return y
-    V = math.gcd(16, C, flat.stride(0), w.stride(0))
+    V = unit_of(C, flat.stride(0), w.stride(0))
     how = tile or config(name_of(w.dtype))
     matvec_kernel[(triton.cdiv(F, how["BLOCK_F"]),)](
         flat, w, None if scales is None else scales.contiguous(), None if b is None else b.contiguous(), y,

@@ -10,12 +10,12 @@ INTERPRETED_TILE = 1 << 18  # elements of a program in the interpreter, which pa
 
 def as_rows(x):
     """x (..., C) -> (rows, C) whose rows have neighbouring elements; a view where that is possible."""
-    rows = x.reshape(-1, x.shape[-1]) if x.numel() else x.reshape(0, x.shape[-1])
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
 def unit_of(*strides):
-    """The largest power of two up to 16 that divides every stride.
+    """The largest power of two up to 16 that divides every stride (and width).
 
     Triton only notices that an integer argument is a multiple of 16. A row stride of 88 would cost the wide loads, so
     strides travel as stride // UNIT, and the kernel, where UNIT is a constant, multiplies.
