@@ -2,7 +2,7 @@
 
 Answers go to standard output, one line each; everything else goes to standard error. Exit status: 0 all done, 1
 something failed (each failure named, the rest still done), 2 wrong usage, 130 interrupted. What a command does stands
-in commands.py.
+in commands.py; each of the TOOLS is a room of its own, whose command.py holds options(parser) and run(arguments).
 """
 
 from __future__ import annotations
@@ -12,16 +12,21 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
+from types import ModuleType
 
 from . import __version__
 from .errors import MinivlError
+
+TOOLS: dict[str, tuple[str, str]] = {}  # command: its room, and what it does in a few words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit status."""
     if sys.stderr is None:  # closed by the caller: complaints would be printed among the answers
         sys.stderr = open(os.devnull, "w")
-    parser = _parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(argv[0] if argv else "")
     arguments = parser.parse_args(argv)
     if reason := _contradiction(arguments):
         parser.error(reason)
@@ -31,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import commands
 
     try:
+        if arguments.command in TOOLS:
+            return _tool(arguments.command).run(arguments)
         return getattr(commands, arguments.command)(arguments)
     except KeyboardInterrupt:
         return 130
@@ -45,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _tool(name: str) -> ModuleType:
+    return import_module(f".{TOOLS[name][0]}.command", __package__)
+
+
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    """The parser of all commands; of the tools only the wanted one is imported for its options."""
     about = "BLIP-2 and BridgeTower in plain NumPy: pictures in, sentences, answers and scores out."
     parser = argparse.ArgumentParser(prog="minivl", description=about)
     parser.add_argument("--version", action="version", version=f"minivl {__version__}")
@@ -101,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         _writing(command)
     for command in (match, rank, fill):
         _shared(command, "demo-bridgetower", "BridgeTower")
+    for name, (_, about) in TOOLS.items():
+        tool = commands.add_parser(name, help=about, description=about)
+        if name == wanted:
+            _tool(name).options(tool)
     return parser
 
 
