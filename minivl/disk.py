@@ -11,13 +11,15 @@ from typing import Any, BinaryIO
 from .errors import MinivlError
 
 MOST_JSON = 16 * 2**20  # bytes; the largest real header or index in this family is below one megabyte
+MOST_OF_A_PATH = 1000  # characters
 
 
 def show(thing: object, most: int = 120) -> str:
     """A value or a path as one line for a message: values quoted and cut when long, a path plain where it can be."""
     if isinstance(thing, os.PathLike):
-        return str(thing) if str(thing).isprintable() else repr(str(thing))
-    text = repr(thing)
+        text, most = str(thing) if str(thing).isprintable() else repr(str(thing)), MOST_OF_A_PATH
+    else:
+        text = repr(thing)
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 

@@ -28,5 +28,13 @@ class InputError(MinivlError):
     """An argument of a call that has no meaning: an unknown option, a wrong shape, a length below one."""
 
 
+class Note(UserWarning):
+    """Something that stops nothing and that whoever asked may want to know, in one line like an error's."""
+
+
 class OpsError(MinivlError):
     """An ops record that does not exist, or is not available on this machine."""
+
+
+class NumbersError(MinivlError):
+    """NaN or an infinity where numbers were wanted; minivl.trace(check_finite=True) names the op."""

@@ -16,15 +16,15 @@ Letters: C width, F another width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import OpsError
-from .ops import Ops, act_of
+from .ops import Ops, act_of, cores
 
-TILE = 1 << 19  # weights widened at a time: 2 MB of float32, which stay in the cache
+TILE = 1 << 20  # weights widened at a time: 4 MB of float32, which stay in the cache and are worth a turn
 LARGEST = 127  # what one signed byte holds on both sides of zero
 OUTLIER = 6.0  # an activation this large keeps its column out of the 8 bits
 SHARE = 6.200124e-05  # 1/127² as bitsandbytes has it, which is 2e-5 too large: models notice what it rounds otherwise
@@ -132,37 +132,24 @@ def round_rows(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(rows, out=rows).astype(np.int8), scale
 
 
-def parts(shape: tuple[int, ...], size: int) -> Iterator[slice]:
-    """The rows of a matrix in runs of about `size` numbers."""
-    F, C = shape
-    height = max(1, size // max(C, 1))
-    for start in range(0, F, height):
-        yield slice(start, min(start + height, F))
+def by_tiles(multiply: Callable[[np.ndarray], np.ndarray], w: Narrow, rows: int) -> np.ndarray:
+    """multiply(tile) of every tile of w, widened: (height, C) -> (height, rows); the cores share the tiles.
 
+    ->   (rows, F)
+    """
+    y = np.empty((w.shape[0], rows), np.float32)
 
-def tiles(w: Narrow) -> Iterator[tuple[slice, np.ndarray]]:
-    """A matrix some rows at a time, widened: where they stand, and the tile, which the next one overwrites."""
-    room = None
-    for rows in parts(w.shape, TILE):
-        if room is None:
-            room = np.empty((rows.stop, w.shape[1]), np.float32)
-        yield rows, w.widen(rows, room[: rows.stop - rows.start])
+    def one(part: slice) -> None:
+        tile = w.widen(part, np.empty((part.stop - part.start, w.shape[1]), np.float32))
+        y[part] = multiply(tile)
 
-
-def product(x: np.ndarray, w: Narrow) -> np.ndarray:
-    """x wᵀ, a tile of w at a time; a byte's scale is left to the caller.   x (rows, C), w (F, C) -> (rows, F)"""
-    y = np.empty((w.shape[0], len(x)), np.float32)
-    for rows, tile in tiles(w):
-        y[rows] = tile_product(tile, x)
+    cores.share(one, cores.rows(w.shape, TILE))
     return np.ascontiguousarray(y.T)
 
 
-def tile_product(tile: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """tile xᵀ; with one row of x as dot products, for BLAS would split even so little work among its threads.
-
-    tile (F, C)   x (rows, C)   ->   (F, rows)
-    """
-    return np.vecdot(tile, x[0])[:, None] if len(x) == 1 else tile @ x.T
+def product(x: np.ndarray, w: Narrow) -> np.ndarray:
+    """x wᵀ; a byte's scale is left to the caller.   x (rows, C), w (F, C) -> (rows, F)"""
+    return by_tiles(lambda tile: np.dot(tile, x.T), w, len(x))  # matmul of a vector would hold Python's lock
 
 
 def int8_product(x: np.ndarray, w: Int8) -> np.ndarray:
@@ -205,14 +192,14 @@ def whole_product(a: np.ndarray, w: Int8) -> np.ndarray:
     BLAS knows no bytes, but sums of up to EXACT products are whole numbers that float32 holds exactly.
     """
     a, C = a.astype(np.float32), a.shape[1]
-    y = np.empty((w.shape[0], len(a)), np.float32)
-    for rows, tile in tiles(w):
+
+    def multiply(tile: np.ndarray) -> np.ndarray:
         total = np.zeros((len(tile), len(a)))
         for start in range(0, C, EXACT):
-            part = slice(start, start + EXACT)
-            total += tile_product(tile[:, part], a[:, part])
-        y[rows] = total
-    return np.ascontiguousarray(y.T)
+            total += np.dot(tile[:, start : start + EXACT], a[:, start : start + EXACT].T)
+        return total
+
+    return by_tiles(multiply, w, len(a))
 
 
 def linear(x: np.ndarray, w: Narrow, b: np.ndarray | None = None) -> np.ndarray:

@@ -420,3 +420,24 @@ def test_the_record_is_numpys_but_for_what_reads_weights():
     plain, reading = minivl.ops.get("numpy"), quant.reading(minivl.ops.get("numpy"))
     changed = {name for name in plain._fields if getattr(plain, name) is not getattr(reading, name)}
     assert changed == {"linear", "linear_act", "embed", "to_numpy"}
+
+
+@pytest.mark.parametrize(
+    "dtype, kind", [("bfloat16", quant.BFloat16), ("float16", quant.Float16), ("float32", np.ndarray)]
+)
+def test_auto_keeps_matrices_as_the_file_has_them_and_loses_nothing(tmp_path, dtype, kind):
+    source = Blip2ForConditionalGeneration.from_pretrained(GOLDEN / "base")
+    source.save_pretrained(tmp_path, dtype=dtype)
+    plain, auto = (type(source).from_pretrained(tmp_path, dtype=how) for how in (None, "auto"))
+    layer = auto.params["language"]["layers"][0]["mlp"]["up"]
+    assert isinstance(layer["w"], kind) and isinstance(layer["b"], np.ndarray)
+    inputs = golden_inputs(GOLDEN / "base", (0, 1))
+    np.testing.assert_allclose(auto(**inputs).logits, plain(**inputs).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_auto_is_the_dtype_of_the_file_on_torch(tmp_path, dtype):
+    source = Blip2ForConditionalGeneration.from_pretrained(GOLDEN / "base")
+    source.save_pretrained(tmp_path, dtype=dtype)
+    model = type(source).from_pretrained(tmp_path, backend="torch", torch_dtype="auto")
+    assert str(model.dtype) == f"torch.{dtype}"

@@ -16,8 +16,8 @@ DTYPES = ("float32", "float16", "bfloat16")
 def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
     """The ops record for from_pretrained's arguments.
 
-    dtype        float32 unless given. NumPy computes in float32 only: there bfloat16 says how matrices are kept, and
-                 float16 means float32 too
+    dtype        float32 unless given. NumPy computes in float32 only: there bfloat16 and auto say how matrices are
+                 kept, and float16 means float32 too
     device       "cpu", "cuda", ...; OpsError where it cannot be reached
     device_map   one device for everything: "cpu", "cuda" or {"": device}; "auto" and {"": 0}, which the documentation's
                  examples give, are the GPU, or the CPU where there is none
@@ -42,14 +42,18 @@ def _one_device(device_map: Any) -> Any:
 
 
 def to_floats(x: Any, name: str, ndim: int) -> Any:
-    """A float32 array from a list, an array or a tensor, with the number of axes that it must have.
+    """A float32 array from a list, an array or a tensor, with the number of axes that it must have, all of it finite.
 
     A tensor that requires a gradient stays a tensor, so that the gradient finds its way back to it.
     """
     array = to_array(x)
     if array.ndim != ndim or array.dtype.kind not in "fiu":
         raise InputError(f"{name} must hold numbers on {ndim} axes, not {array.dtype} of shape {array.shape}")
-    return x.float() if getattr(x, "requires_grad", False) else array.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32, copy=False)
+    if not np.isfinite(narrow).all():
+        raise InputError(f"{name} must hold finite numbers, not NaN or infinity (or what float32 takes for it)")
+    return x.float() if getattr(x, "requires_grad", False) else narrow
 
 
 def to_ids(x: Any, name: str) -> np.ndarray:

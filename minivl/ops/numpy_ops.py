@@ -16,9 +16,11 @@ from collections.abc import Callable
 import numpy as np
 
 from ..errors import OpsError
-from . import Ops, act_of, check_ids, check_labels, dtype_name
+from . import Ops, act_of, check_ids, check_labels, cores, dtype_name
 
-BLOCK = 1 << 15  # elements per block of element-wise work: 128 kB of float32, which a core's own cache holds
+BLOCK = 1 << 18  # numbers treated together in element-wise work: a core's cache nearly holds them, and a step over
+# them lasts 0.1 ms or so; much shorter ones would cost two threads more in handing over Python's lock than they gain
+PART = 1 << 20  # weights that meet a few rows at a time
 FEW_ROWS = 100  # below this many rows, turning the result of a product costs less than it gains
 
 
@@ -30,8 +32,10 @@ def linear(x, w, b=None):
     x (..., C)   w (F, C), the checkpoint's own layout, so loading never transposes   b (F,)   ->   (..., F)
     """
     flat = x.reshape(-1, x.shape[-1])  # one 2-D product: NumPy would loop over the batch of a 3-D one
-    if 1 < len(flat) < FEW_ROWS:
-        y = np.ascontiguousarray((w @ flat.T).T)  # BLAS is up to twice as fast with the large matrix on the left
+    if 1 < len(flat) < FEW_ROWS:  # BLAS is up to twice as fast with the large matrix on the left, and a part at a time
+        turned = np.empty((w.shape[0], len(flat)), np.result_type(x, w))
+        cores.share(lambda part: np.matmul(w[part], flat.T, out=turned[part]), cores.rows(w.shape, PART))
+        y = np.ascontiguousarray(turned.T)
     else:
         y = flat @ w.T
     if b is not None:
@@ -46,7 +50,8 @@ def linear_act(x, w, b=None, *, act):
 
     x (..., C)   w (F, C)   b (F,)   act "gelu", "relu", ...   ->   (..., F)
     """
-    return act_of(OPS, act)(linear(x, w, b))
+    y = linear(x, w, b)
+    return act_of(OPS, act)(y, out=y)
 
 
 def layer_norm(x, w, b, eps):
@@ -95,12 +100,16 @@ def softmax(x):
 
     A row of nothing but -inf gives zeros: it has nothing to share out.
     """
+    return _softmax(x, np.empty_like(x))
+
+
+def _softmax(x, out):
     top = x.max(axis=-1, keepdims=True)
-    y = x - np.where(top == -math.inf, 0, top)  # -inf minus -inf would be nan
-    np.exp(y, out=y)
-    total = y.sum(axis=-1, keepdims=True)
-    y /= np.where(total == 0, 1, total)
-    return y
+    np.subtract(x, np.where(top == -math.inf, 0, top), out=out)  # -inf minus -inf would be nan
+    np.exp(out, out=out)
+    total = out.sum(axis=-1, keepdims=True)
+    out /= np.where(total == 0, 1, total)
+    return out
 
 
 def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
@@ -118,7 +127,7 @@ def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
         scores += bias
     for hidden in _hidden_keys(mask, causal, *scores.shape[-2:]):
         np.copyto(scores, -math.inf, where=hidden)
-    return softmax(scores)
+    return _softmax(scores, out=scores)
 
 
 def _hidden_keys(mask, causal, queries, keys):
@@ -140,15 +149,37 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     causal  lines up the LAST query with the LAST key: query t sees the keys s <= t + S - T
     A query that may see no key gives zeros.   Source: Vaswani et al. 2017, section 3.2.1.
     """
-    weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
-    B, H, T, D = q.shape
-    out = np.empty((B, T, H, v.shape[-1]), weights.dtype).swapaxes(
-        1, 2
-    )  # tokens outermost: merging heads then copies nothing
-    return np.matmul(weights, v, out=out)
+    (B, H, T, _), S = q.shape, k.shape[2]
+    # tokens outermost in memory: merging the heads then copies nothing
+    out = np.empty((B, T, H, v.shape[-1]), q.dtype).swapaxes(1, 2)
+
+    def some_heads(at):
+        near = {"mask": _part(mask, at), "bias": _part(bias, at), "causal": causal, "scale": scale}
+        np.matmul(attention_weights(q[at], k[at], **near), v[at], out=out[at])
+
+    cores.share(some_heads, _groups_of_heads(B, H, T * S))
+    return out
 
 
-def gelu(x):
+def _groups_of_heads(B, H, scores):
+    """Pairs of slices (of the batch, of the heads) with about BLOCK scores each, as many for every core."""
+    groups = -(-B * H * scores // BLOCK)
+    if groups > 1:
+        groups = -(-groups // cores.count()) * cores.count()
+    rows = max(1, B // groups) if groups else B
+    heads = -(-H // max(1, groups // B))
+    return [(slice(b, b + rows), slice(h, h + heads)) for b in range(0, B, rows) for h in range(0, H, heads)]
+
+
+def _part(x, at):
+    """What of a mask or a bias belongs to some rows of the batch and some heads; axes of length 1 serve all."""
+    if x is None:
+        return None
+    x = x.reshape((1,) * (4 - x.ndim) + x.shape)
+    return x[tuple(one if length > 1 else slice(None) for one, length in zip(at, x.shape[:2], strict=True))]
+
+
+def gelu(x, out=None):
     """The exact Gaussian error linear unit: x times the share of a normal distribution that lies below x.
 
         y = x/2 · (1 + erf(x/√2))
@@ -157,7 +188,7 @@ def gelu(x):
     (tests/fit_gelu.py), which is
     within 6e-7 of the true value and runs on tanh's vector code.   Source: Hendrycks & Gimpel 2016, equation 1.
     """
-    return _in_blocks(_gelu_float64 if x.dtype == np.float64 else _gelu_float32, x)
+    return _in_blocks(_gelu_float64 if x.dtype == np.float64 else _gelu_float32, x, out)
 
 
 # p(x) = x·(c0 + c1 x² + c2 x⁴ + ...), highest power first; printed by tests/fit_gelu.py
@@ -200,7 +231,7 @@ def _erf(x):
     return np.where(np.abs(x) < 6, 2 / math.sqrt(math.pi) * np.exp(-near * near) * total, np.sign(x))
 
 
-def gelu_tanh(x):
+def gelu_tanh(x, out=None):
     """The tanh approximation of GELU ("gelu_new"):  x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))."""
 
     def block(x, out):
@@ -211,22 +242,22 @@ def gelu_tanh(x):
         inner *= math.sqrt(2 / math.pi)
         _half_x_one_plus_tanh(x, inner, out)
 
-    return _in_blocks(block, x)
+    return _in_blocks(block, x, out)
 
 
-def quick_gelu(x):
+def quick_gelu(x, out=None):
     """CLIP's cheap GELU:  x · sigmoid(1.702 x), where sigmoid(z) = (1 + tanh(z/2)) / 2 never overflows."""
-    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * (1.702 / 2), out), x)
+    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * (1.702 / 2), out), x, out)
 
 
-def silu(x):
+def silu(x, out=None):
     """x · sigmoid(x), also called swish."""
-    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * 0.5, out), x)
+    return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * 0.5, out), x, out)
 
 
-def relu(x):
+def relu(x, out=None):
     """The positive part:  max(x, 0)."""
-    return np.maximum(x, 0)
+    return np.maximum(x, 0, out=out)
 
 
 def _half_x_one_plus_tanh(x, inner, out):
@@ -237,12 +268,12 @@ def _half_x_one_plus_tanh(x, inner, out):
     np.multiply(x, inner, out=out)
 
 
-def _in_blocks(function: Callable, x):
-    """function(x, out=y) over blocks that stay in the cache; y has the shape and dtype of x."""
+def _in_blocks(function: Callable, x, out=None):
+    """function(x, y) over blocks that stay in the cache; y is like x, or it is `out`, which may be x itself."""
     flat = x.reshape(-1)
-    y = np.empty_like(flat)
-    for start in range(0, flat.size, BLOCK):
-        function(flat[start : start + BLOCK], y[start : start + BLOCK])
+    y = np.empty_like(flat) if out is None else out.reshape(-1)
+    blocks = [slice(start, start + BLOCK) for start in range(0, flat.size, BLOCK)]
+    cores.share(lambda block: function(flat[block], y[block]), blocks)
     return y.reshape(x.shape)
 
 
@@ -285,9 +316,8 @@ def cross_entropy(logits, targets, ignore_index=-100):
     if not len(targets):
         return logits.dtype.type(math.nan)
     check_labels(targets, logits.shape[-1])
-    top = logits.max(axis=-1, keepdims=True)
-    log_total = np.log(np.exp(logits - top).sum(axis=-1)) + top[:, 0]
-    return (log_total - logits[np.arange(len(targets)), targets]).mean()
+    below = logits - logits.max(axis=-1, keepdims=True)  # (M, V), at most 0: to add the top again would round it off
+    return (np.log(np.exp(below).sum(axis=-1)) - below[np.arange(len(targets)), targets]).mean()
 
 
 OPS = Ops(

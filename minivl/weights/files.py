@@ -8,6 +8,7 @@ never writes into a file: it puts a new one in its place.
 import math
 import mmap
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,14 +37,21 @@ class Stored(NamedTuple):
     name: str = "tensor"
 
     def float32(self) -> np.ndarray:
-        """The values as float32: the view itself for F32, a new array for the other floating kinds."""
+        """The values as float32: the view itself for F32, a new array for the other floating kinds.
+
+        Raises WeightsError for whole numbers, and for a number of F64 that float32 cannot hold.
+        """
         if self.dtype == "BF16":
             bits = self.array.astype(np.uint32)
             bits <<= 16
             return bits.view(np.float32)
         if self.array.dtype.kind != "f":
             raise WeightsError(f"tensor {show(self.name)}: wanted floating point values, found {self.dtype}")
-        return self.array.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            values = self.array.astype(np.float32, copy=False)
+        if self.dtype == "F64" and (np.isfinite(self.array) & ~np.isfinite(values)).any():
+            raise WeightsError(f"tensor {show(self.name)}: wanted values that float32 can hold, found larger ones")
+        return values
 
     def rows(self, part: slice) -> "Stored":
         """Some rows of it."""
@@ -60,6 +68,11 @@ class Stored(NamedTuple):
             last = (start + self.array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
             if first < last:
                 base.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def checked(self) -> np.ndarray:
+        """The values as float32; WeightsError if a NaN or an infinity is among them."""
+        self.check_finite()
+        return self.float32()
 
     def check_finite(self) -> None:
         """Read the whole tensor, a block at a time; WeightsError if a NaN or an infinity is in it."""
@@ -86,7 +99,11 @@ def find(
     if not isinstance(id_or_folder, str | os.PathLike) or id_or_folder == "":
         raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
     if id_or_folder in DEMOS:
-        return Path(__file__).resolve().parents[1] / "demo" / DEMOS[str(id_or_folder)]
+        from ..demo import checksums
+
+        inside = Path(__file__).resolve().parents[1] / "demo" / DEMOS[str(id_or_folder)]
+        checksums.check(inside)
+        return inside
     folder = Path(id_or_folder)
     if os.path.isdir(folder):  # Path's own raises for a name that is too long for the system
         return folder
@@ -115,6 +132,14 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Stored]:
     found = f"{show(others[0])}, a pickle, which can run code" if others else "neither"
     advice = "; load it in transformers, then save_pretrained(folder, safe_serialization=True)" if others else ""
     raise WeightsError(f"{show(folder)}: wanted {SINGLE} or {INDEX}, found {found}{advice}")
+
+
+def main_dtype(tensors: dict[str, Stored]) -> str:
+    """What most of a checkpoint's numbers are kept in: "float32", "float16" or "bfloat16"."""
+    sizes: Counter[str] = Counter()
+    for stored in tensors.values():
+        sizes[{"F16": "float16", "BF16": "bfloat16"}.get(stored.dtype, "float32")] += stored.array.size
+    return sizes.most_common(1)[0][0]
 
 
 def shards(index: Path) -> dict[str, str]:
@@ -154,8 +179,9 @@ def inside(folder: Path, name: str) -> Path:
     if not name.isprintable() or name in ("", ".", "..") or any(sign in name for sign in "/\\:"):
         raise WeightsError(f"{show(folder)}: wanted the plain name of a file in this folder, found {show(name)}")
     home, path = folder.resolve(), folder / name
-    if not path.is_file():
-        found = "a broken link" if path.is_symlink() else "no regular file" if path.exists() else "no such file"
+    if not os.path.isfile(path):  # Path's own raises for a name that is too long for the system
+        there = os.path.exists(path)
+        found = "a broken link" if os.path.islink(path) else "no regular file" if there else "no such file"
         raise WeightsError(f"{show(path)}: wanted a weights file, found {found}")
     allowed = [home, home.parents[1] / "blobs"] if home.parent.name == "snapshots" else [home]
     target = path.resolve()
@@ -235,5 +261,7 @@ def convert(block: np.ndarray, code: str) -> np.ndarray:
 
 
 def finite(block: np.ndarray, code: str = "") -> np.ndarray:
-    """Which elements are neither NaN nor infinite; for BF16 the exponent bits decide."""
-    return (block & 0x7F80) != 0x7F80 if code == "BF16" else np.isfinite(block)
+    """Which elements are neither NaN nor infinite. With 16 bits the exponent's decide, which is quicker to see."""
+    if code == "BF16":
+        return (block & 0x7F80) != 0x7F80
+    return (block.view(np.uint16) & 0x7C00) != 0x7C00 if code == "F16" else np.isfinite(block)

@@ -118,14 +118,19 @@ def complete(folder: Path, need: str = WEIGHTS) -> bool:
         if (folder / index).is_file():
             from .files import shards
 
-            return all((folder / shard).is_file() for shard in shards(folder / index).values())
+            return all(os.path.isfile(folder / shard) for shard in shards(folder / index).values())
     return False
 
 
 def download(name: str, revision: str, cache: Path, need: str) -> Path:
     """Fetch what is needed and nothing else: safetensors where there are any, pickles only where there are none."""
-    import huggingface_hub  # a second of imports, paid only by a download
-
+    try:
+        import huggingface_hub  # a second of imports, paid only by a download
+    except ModuleNotFoundError as missing:
+        raise WeightsError(
+            f"checkpoint {show(name)}: not in {show(cache)}, and a download needs the package {missing.name!r}, which"
+            " is not installed: pip install huggingface_hub, or name a folder"
+        ) from None
     try:
         files = huggingface_hub.HfApi().list_repo_files(name, revision=revision)
         patterns = [*SMALL, *(weight_files(files, name) if need == WEIGHTS else ())]

@@ -5,6 +5,7 @@ What a matrix becomes, and each of its numbers' bytes in memory:
 
     mode            linear layers        tables of words, heads       the rest
     "bfloat16"      bfloat16 (2)         bfloat16 (2)                 float32 (4)
+    "auto"          as in the file       as in the file               float32 (4)
     "weight-only"   8 bits (1)           8 bits (1)                   float32 (4)
     "int8"          8 bits (1)           16 bits (2) or float32,      float32 (4), and so
                                          as the file has them         is T5's wo
@@ -22,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, OpsError, WeightsError
-from ..quant import FLOAT16, BFloat16, Float16, Int8, in_full, parts, round_rows
+from ..ops import cores
+from ..quant import FLOAT16, BFloat16, Float16, Int8, in_full, round_rows
 from .files import Stored, convert
 from .tree import Entry
 
@@ -46,7 +48,7 @@ def mode_of(backend: str, load_in_8bit: Any, dtype: str) -> str | None:
         )
     if load_in_8bit:
         return "int8" if load_in_8bit is True else "weight-only"
-    return "bfloat16" if backend == "numpy" and dtype == "bfloat16" else None
+    return dtype if backend == "numpy" and dtype in ("bfloat16", "auto") else None
 
 
 def keeper(mode: str, language: str = "", half: bool = False) -> Callable[[Entry, Stored], Any]:
@@ -57,9 +59,10 @@ def keeper(mode: str, language: str = "", half: bool = False) -> Callable[[Entry
                values that it is given are too large for float16
     """
     makers: dict[str, Callable[[Stored], Any]] = {
-        "float32": Stored.float32,
-        "table": lambda stored: halved(stored) if half or stored.dtype in ("F16", "BF16") else stored.float32(),
+        "float32": Stored.checked,
+        "table": lambda stored: halved(stored) if half or stored.dtype in ("F16", "BF16") else stored.checked(),
         "bfloat16": narrowed,
+        "auto": lambda stored: halved(stored) if stored.dtype in ("F16", "BF16") else stored.checked(),
         "bytes": lambda stored: in_bytes(stored, whole=mode == "int8"),
     }
 
@@ -70,11 +73,13 @@ def keeper(mode: str, language: str = "", half: bool = False) -> Callable[[Entry
 
 
 def form(mode: str, entry: Entry, language: str) -> str:
-    """How a tensor is kept in a mode, or in "float32": as float32, bfloat16, bytes, or as LLM.int8() keeps a table."""
+    """How a tensor is kept in a mode, or in "float32": as float32, bfloat16, bytes, as in the file ("auto"), or as
+    LLM.int8() keeps a table.
+    """
     if mode == "float32" or not is_matrix(entry):
         return "float32"
     if mode != "int8":
-        return "bfloat16" if mode == "bfloat16" else "bytes"
+        return "bytes" if mode == "weight-only" else mode
     if entry.path.endswith((*TABLES, *HEADS)):
         return "table"
     too_large = language == "t5" and entry.path.startswith("language.") and entry.path.endswith("mlp.down.w")
@@ -96,18 +101,19 @@ def is_matrix(entry: Entry) -> bool:
 def narrowed(stored: Stored) -> BFloat16:
     """A tensor of a file in bfloat16: the file's own bytes if it holds that, rounded otherwise."""
     if stored.dtype == "BF16":
+        stored.check_finite()
         return BFloat16(stored.array)
     found = BFloat16(np.empty(stored.array.shape, np.uint16))
     for rows, part in pieces(stored):
-        found.bits[rows] = convert(part.float32(), "BF16")
+        found.bits[rows] = convert(part.checked(), "BF16")
     return found
 
 
 def halved(stored: Stored) -> Float16 | BFloat16:
     """A tensor of a file in 16 bits: the file's own bytes if it holds 16 bits of either kind, float16 otherwise."""
+    stored.check_finite()
     if stored.dtype == "BF16":
         return BFloat16(stored.array)
-    stored.check_finite()
     if stored.dtype == "F16":
         return Float16(stored.array)
     found = Float16(np.empty(stored.array.shape, np.float16))
@@ -121,8 +127,7 @@ def in_bytes(stored: Stored, whole: bool) -> Int8:
     F, C = stored.array.shape
     found = Int8(np.empty((F, C), np.int8), np.empty(F, np.float32), whole)
     for rows, part in pieces(stored):
-        part.check_finite()
-        w = part.float32()
+        w = part.checked()
         if whole and stored.dtype != "F16":
             w = in_full(Float16(in_range(part).astype(np.float16)))
         found.rows[rows], found.scale[rows] = round_rows(w)
@@ -131,7 +136,7 @@ def in_bytes(stored: Stored, whole: bool) -> Int8:
 
 def pieces(stored: Stored) -> Iterator[tuple[slice, Stored]]:
     """A tensor some rows at a time; what was read of them is given back before the next ones are."""
-    for rows in parts(stored.array.shape, PIECE):
+    for rows in cores.rows(stored.array.shape, PIECE):
         part = stored.rows(rows)
         yield rows, part
         part.release()

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..disk import MOST_JSON, show
+from ..disk import show
 from ..errors import WeightsError
 from .header import DTYPES, MOST_AXES, MOST_ELEMENTS, are_sizes
 
@@ -32,11 +32,15 @@ KINDS = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
     "BoolStorage": "BOOL",
 }  # fmt: skip
+MOST_PROGRAM = 2**21  # bytes of data.pkl; a tensor takes about 150, and each byte can cost a hundred in memory
 INSTRUCTIONS = frozenset(
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE"
     " EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS GLOBAL STACK_GLOBAL"
     " BINPERSID REDUCE BUILD BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET".split()
 )
+
+
+NEW_NAMES = b"ccollections\nOrderedDict\n)R"  # find the name, call it with nothing
 
 
 class Kind(NamedTuple):
@@ -53,7 +57,15 @@ class Part(NamedTuple):
 
 
 class Names(dict):
-    """What an OrderedDict stands for; the notes that torch hangs onto it are dropped."""
+    """What any dict stands for, keyed by names alone; the notes that torch hangs onto it are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        if not isinstance(name, str):  # to look up a tuple in a tuple in a tuple ... ends Python itself
+            raise ValueError(f"a key of type {type(name).__name__}")
+        super().__setitem__(name, value)
 
     def __setstate__(self, notes: Any) -> None:
         pass
@@ -69,7 +81,8 @@ def read_archive(path: Path) -> dict[str, Part]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            entries = {info.filename: _bytes(info, mapped, where) for info in archive.infolist()}
+            listed = archive.infolist()
+            entries = {info.filename: _bytes(info, mapped, where) for info in listed}
     except zipfile.BadZipFile:
         advice = "if torch before 1.6 wrote it, load and save it again with a newer one"
         raise WeightsError(
@@ -77,6 +90,8 @@ def read_archive(path: Path) -> dict[str, Part]:
         ) from None
     except (OSError, ValueError, NotImplementedError) as problem:
         raise WeightsError(f"{where}: wanted a readable archive, found {problem}") from None
+    if len(entries) != len(listed):
+        raise WeightsError(f"{where}: wanted every entry of the archive once, found a name twice")
     programs = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(programs) != 1:
         raise WeightsError(f"{where}: wanted one data.pkl in the archive, found {len(programs)}")
@@ -84,8 +99,8 @@ def read_archive(path: Path) -> dict[str, Part]:
     if bytes(entries.get(f"{root}byteorder", b"little")) != b"little":
         raise WeightsError(f"{where}: wanted tensors with the lowest byte first, found another byteorder")
     program = entries[programs[0]]
-    if len(program) > MOST_JSON:
-        raise WeightsError(f"{where}: wanted at most {MOST_JSON} bytes of data.pkl, found {len(program)}")
+    if len(program) > MOST_PROGRAM:
+        raise WeightsError(f"{where}: wanted at most {MOST_PROGRAM} bytes of data.pkl, found {len(program)}")
     return _tensors(bytes(program), lambda key: entries.get(f"{root}data/{key}"), where)
 
 
@@ -106,13 +121,12 @@ def _bytes(info: zipfile.ZipInfo, mapped: mmap.mmap, where: str) -> memoryview:
 def _tensors(program: bytes, storage: Callable[[str], memoryview | None], where: str) -> dict[str, Part]:
     """Run a program that has been read through first."""
     try:
-        _read_through(program, where)
-        found = _Reader(program, storage, where).load()
+        found = _Reader(_read_through(program, where), storage, where).load()
     except WeightsError:
         raise
     except Exception as problem:  # a damaged program can go wrong in any way, and has nothing more to say than that
         raise WeightsError(f"{where}: wanted data.pkl as torch.save writes it, found {show(str(problem))}") from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+    if not isinstance(found, dict):
         raise WeightsError(f"{where}: wanted a dict of tensors, found {type(found).__name__}")
     others = [name for name, value in found.items() if not isinstance(value, Part)]
     if others:
@@ -121,9 +135,18 @@ def _tensors(program: bytes, storage: Callable[[str], memoryview | None], where:
     return dict(found)
 
 
-def _read_through(program: bytes, where: str) -> None:
-    """WeightsError for an instruction or a name that has no business in a checkpoint; nothing is run."""
-    for number, (code, argument, _) in enumerate(pickletools.genops(program)):
+def _read_through(program: bytes, where: str) -> bytes:
+    """The program with a Names for every dict; WeightsError for an instruction or a name that has no business in a
+    checkpoint. Nothing is run.
+    """
+    places: list[int] = []
+    replaced: dict[int, bytes] = {}
+    for number, (code, argument, place) in enumerate(pickletools.genops(program)):
+        places.append(int(place or 0))
+        if code.name == "EMPTY_DICT":
+            replaced[number] = NEW_NAMES
+        elif code.name == "FRAME":  # says how long the next part is, which need not be true any more
+            replaced[number] = b""
         if code.name not in INSTRUCTIONS:
             raise WeightsError(
                 f"{where}: wanted the pickle of a checkpoint, found the instruction {code.name}; not run"
@@ -135,6 +158,10 @@ def _read_through(program: bytes, where: str) -> None:
             code.name in ("BINPUT", "LONG_BINPUT") and int(argument or 0) > number
         ):  # Python would make room for that many
             raise WeightsError(f"{where}: wanted the pickle of a checkpoint, found a memo numbered {argument}; not run")
+    ends = [*places[1:], len(program)]
+    return b"".join(
+        replaced.get(number, program[start:end]) for number, (start, end) in enumerate(zip(places, ends, strict=True))
+    )
 
 
 def _known(module: str, name: str, where: str) -> Any:

@@ -56,7 +56,7 @@ def build(
     `ignored` are names that may be there and are not read. `take` makes a backend's array of each float32 array, one
     after the other, so that a large model is never in memory twice; or `keep` makes what it wants of each tensor as it
     is stored.
-    Raises WeightsError naming the tensors that do not fit.
+    Raises WeightsError naming the tensors that do not fit, or one that holds a NaN or an infinity.
     """
     table = list(table)
     _check([entry for entry in table if isinstance(entry, Entry)], tensors, where, ignored)
@@ -65,7 +65,7 @@ def build(
         if isinstance(entry, Constant):
             leaves.append((entry.path, map_leaves(take, entry.value)))
         elif name := entry.found(tensors):
-            leaf = take(tensors[name].float32()) if keep is None else keep(entry, tensors[name])
+            leaf = take(tensors[name].checked()) if keep is None else keep(entry, tensors[name])
             tensors[name].release()  # of what was copied, the original need not stay in memory
             leaves.append((entry.path, leaf))
     return _grow(leaves)

@@ -1,0 +1,137 @@
+"""Work that the cores share: everything is done once, errors come out, and BLAS has its threads back afterwards."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from minivl.ops import cores, get
+from minivl.ops.cores import share
+
+OPS = get("numpy")
+
+
+def blas_threads():
+    return cores._openblas().scipy_openblas_get_num_threads64_()
+
+
+def run(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_part_is_done_once_and_by_more_than_one_thread():
+    if cores.count() < 2:
+        pytest.skip("one core, or a BLAS that is not OpenBLAS")
+    meeting = threading.Barrier(2, timeout=30)  # two parts can only pass it together
+    done, names = [], set()
+
+    def work(part):
+        if part < 2:
+            meeting.wait()
+        done.append(part)
+        names.add(threading.get_ident())
+
+    share(work, range(20))
+    assert sorted(done) == list(range(20))
+    assert len(names) >= 2
+
+
+def test_no_part_and_one_part():
+    done = []
+    share(done.append, [])
+    share(done.append, [7])
+    assert done == [7]
+
+
+@pytest.mark.parametrize("bad", [0, 5, 19])
+def test_an_error_of_any_part_comes_out_and_blas_gets_its_threads_back(bad):
+    before = blas_threads()
+
+    def work(part):
+        if part == bad:
+            raise ZeroDivisionError(f"part {part}")
+
+    with pytest.raises(ZeroDivisionError, match=f"part {bad}"):
+        share(work, range(20))
+    assert blas_threads() == before
+
+
+def test_blas_has_one_thread_while_parts_are_shared_and_all_of_them_afterwards():
+    before, seen = blas_threads(), set()
+    share(lambda part: seen.add(blas_threads()), range(4))
+    assert seen == ({1} if cores.count() > 1 else {before})
+    assert blas_threads() == before
+
+
+def test_callers_in_several_threads_do_not_disturb_each_other():
+    before = blas_threads()
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(7, 64)).astype(np.float32), rng.normal(size=(40_000, 64)).astype(np.float32)
+    wanted = OPS.linear(x, w)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda _: OPS.linear(x, w), range(24)):
+            np.testing.assert_array_equal(got, wanted)
+    assert blas_threads() == before
+
+
+def test_how_numpy_treats_errors_is_the_same_in_every_thread():
+    def work(part):
+        with pytest.raises(FloatingPointError):
+            np.float32(1) / np.zeros(1, np.float32)
+
+    with np.errstate(divide="raise"):
+        share(work, range(8))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_was_forked_has_threads_of_its_own():
+    code = """
+import os, numpy as np
+from minivl.ops import get
+x, w = np.ones((7, 64), np.float32), np.ones((40_000, 64), np.float32)
+get("numpy").linear(x, w)
+child = os.fork()
+if child == 0:
+    get("numpy").linear(x, w)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run(code) == "0\n"
+
+
+def test_the_limit_that_the_environment_sets_is_kept():
+    code = "from minivl.ops import cores; print(cores.count()); cores.share(print, [1, 2])"
+    assert run(code, OPENBLAS_NUM_THREADS="1").split() == ["1", "1", "2"]
+
+
+def test_without_openblas_one_thread_does_everything(monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 1)
+    names = set()
+    share(lambda part: names.add(threading.get_ident()), range(10))
+    assert names == {threading.get_ident()}
+
+
+def test_rows_cover_a_matrix_once():
+    for shape in [(1, 1), (10, 3), (7, 100), (0, 5), (5, 0)]:
+        parts = cores.rows(shape, 30)
+        assert [row for part in parts for row in range(part.start, part.stop)] == list(range(shape[0]))
+
+
+@pytest.mark.parametrize(
+    "B, H, T, S", [(1, 16, 257, 257), (8, 12, 130, 130), (3, 2, 400, 700), (5, 1, 1, 1), (2, 3, 800, 900)]
+)
+def test_attention_in_groups_of_heads_is_attention(B, H, T, S):
+    rng = np.random.default_rng(B)
+    q, k, v = (rng.normal(size=(B, H, n, 8)).astype(np.float32) for n in (T, S, S))
+    mask, bias = rng.random((B, 1, 1, S)) > 0.3, rng.normal(size=(1, H, T, S)).astype(np.float32)
+    got = OPS.attention(q, k, v, mask=mask, bias=bias, causal=T <= S)
+    whole = OPS.attention_weights(q, k, mask=mask, bias=bias, causal=T <= S) @ v
+    np.testing.assert_allclose(got, whole, rtol=1e-5, atol=1e-6)
