@@ -17,6 +17,7 @@ from .faces.bridgetower import (
 )
 from .processors.blip2 import Blip2Processor
 from .processors.bridgetower import BridgeTowerProcessor
+from .trace import trace
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,15 @@ __all__ = [
     "BridgeTowerProcessor",
     "BridgeTowerTextConfig",
     "BridgeTowerVisionConfig",
+    "diff",
     "errors",
     "ops",
+    "trace",
 ]
+
+
+def diff(a, b, inputs=None, **how):
+    """Where two runs of a model part, and why; the arguments are those of minivl/parity/difference.py."""
+    from .parity.difference import diff
+
+    return diff(a, b, inputs, **how)
