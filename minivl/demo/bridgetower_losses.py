@@ -5,26 +5,28 @@ size of the thing that covers it, for where that thing stands and for how many o
 right state tells which things there are. So the vision tower can be told what to see, and everything behind it what it
 will be shown, before they have met.
 
-What runs here are the functions of minivl.models themselves, on the ops record "torch".
+What runs here are the functions of minivl.models themselves, on the student's ops record: torch's, or our own Triton
+kernels'. What is right is worked out on the CPU, and moved to where the student computes (`here`).
 Letters: B pictures or pairs, N patches + 1, C width, T tokens, K width of the contrastive heads.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from minivl import ops as all_ops
 from minivl.config_bridgetower import BridgeTowerConfig
 from minivl.demo import world
+from minivl.demo.learning import TORCH
 from minivl.demo.losses import pixels
 from minivl.demo.pool import COLOURS, NOTHING, SIZES
 from minivl.models import bridgetower, clip_vit
+from minivl.ops import Ops
 
-OPS = all_ops.get("torch")
 WIDTH = 128
 CONTRASTIVE = 64
 PATCH = 8
@@ -45,6 +47,12 @@ class Student(NamedTuple):
     config: BridgeTowerConfig
     weights: dict[str, Any]
     doubter: torch.nn.Linear  # says of each word whether it is wrong
+    ops: Ops = TORCH
+
+    @property
+    def here(self) -> Callable[[Any], torch.Tensor]:
+        """Moves an array or a tensor to where the student computes."""
+        return self.ops.from_numpy
 
 
 class Task(NamedTuple):
@@ -124,27 +132,29 @@ def summary(kinds: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
 
 def see(student: Student, weights: Any, pictures: Any) -> list[torch.Tensor]:
     """The vision tower's states.   pictures (B, 64, 64, 3) uint8 -> list of (B, N, C)"""
-    p, config = weights["vision"], student.config
-    return bridgetower.image_tower(OPS, weights, clip_vit.embed(OPS, p, pixels(pictures), config.vision_config), config)
+    ops, p, config = student.ops, weights["vision"], student.config
+    shown = student.here(pixels(pictures)).to(p["class_token"].dtype)
+    return bridgetower.image_tower(ops, weights, clip_vit.embed(ops, p, shown, config.vision_config), config)
 
 
 def imagine(right: torch.Tensor) -> list[torch.Tensor]:
     """What `see` would give if the tower saw rightly, a little blurred; the states that nobody reads are missing."""
-    blurred = [(right + BLURS[depth] * torch.randn(right.shape)).bfloat16() for depth in DEPTHS]
+    blurred = [right + BLURS[depth] * torch.randn(right.shape) for depth in DEPTHS]
     return [right[:0]] * min(DEPTHS) + blurred
 
 
-def of_eyes(weights: Any, images: list[torch.Tensor], seen: Seen) -> torch.Tensor:
+def of_eyes(student: Student, weights: Any, images: list[torch.Tensor], seen: Seen) -> torch.Tensor:
     """How far the vision tower's states are from right. Patches with things count more: there are fewer of them."""
+    ops, kinds, likenesses = student.ops, student.here(KINDS.T), student.here(ALIKES.T)
     things = F.pad(seen.covering[..., 0] != NOTHING, (1, 0), value=True)[..., None]
     loss = torch.tensor(0.0)
     for depth, share in DEPTHS.items():
-        state = OPS.layer_norm(images[depth], **weights["vision"]["ln_post"]).float()  # (B, N, C)
+        state = ops.layer_norm(images[depth], **weights["vision"]["ln_post"]).float()  # (B, N, C)
         apart = (state - seen.states) ** 2 * torch.where(things, 2.0, 0.5)
-        scores = (SHARP * state[:, 1:] @ KINDS.T).split(COUNTS, -1)
-        named = sum(OPS.cross_entropy(scores[i], seen.covering[..., i]) for i in range(3))
-        numbers = (2 * SHARP * state[:, 1:] @ ALIKES.T).unflatten(-1, (len(ALIKE), world.MOST))
-        counted = OPS.cross_entropy(numbers, seen.alike)
+        scores = (SHARP * state[:, 1:] @ kinds).split(COUNTS, -1)
+        named = sum(ops.cross_entropy(scores[i], seen.covering[..., i]) for i in range(3))
+        numbers = (2 * SHARP * state[:, 1:] @ likenesses).unflatten(-1, (len(ALIKE), world.MOST))
+        counted = ops.cross_entropy(numbers, seen.alike)
         loss = loss + share * (4 * apart.mean() + named + counted)
     return loss
 
@@ -163,25 +173,25 @@ def of_reader(
 
     images   list of (B, N, C), summaries (B, K): one for each text
     """
-    config = student.config
-    texts = bridgetower.text_tower(OPS, weights, task.ids, task.mask, config)
-    *_, (text, image) = bridgetower.fuse(OPS, weights, texts, images, task.mask, config)
-    pooled = bridgetower.pool(OPS, weights, text, image)
-    match = OPS.cross_entropy(bridgetower.match(OPS, weights, pooled).float(), task.true)
+    ops, config, task = student.ops, student.config, Task(*map(student.here, task))
+    texts = bridgetower.text_tower(ops, weights, task.ids, task.mask, config)
+    *_, (text, image) = bridgetower.fuse(ops, weights, texts, images, task.mask, config)
+    pooled = bridgetower.pool(ops, weights, text, image)
+    match = ops.cross_entropy(bridgetower.match(ops, weights, pooled).float(), task.true)
     asked = task.words >= 0
-    scores = bridgetower.fill(OPS, weights, text[asked], config)  # one row for each word asked for
-    fill = OPS.cross_entropy(scores.float(), task.words[asked])
-    doubt = OPS.cross_entropy(student.doubter(text.float()), task.wrong)
-    vectors = contrasted(weights, texts, images, pooled, task.caption)
+    scores = bridgetower.fill(ops, weights, text[asked], config)  # one row for each word asked for
+    fill = ops.cross_entropy(scores.float(), task.words[asked])
+    doubt = ops.cross_entropy(student.doubter(text.float()), task.wrong)
+    vectors = contrasted(ops, weights, texts, images, pooled, task.caption)
     right = summaries[task.caption]  # (captions, K)
     far = sum((1 - (vector * right).sum(-1)).sum() for vector in vectors) / max(1, len(right))
     return match + fill + doubt + far
 
 
 def contrasted(
-    weights: Any, texts: list[torch.Tensor], images: list[torch.Tensor], pooled: torch.Tensor, which: torch.Tensor
+    ops: Ops, weights: Any, texts: list[torch.Tensor], images: list[torch.Tensor], pooled: Any, which: torch.Tensor
 ) -> list[torch.Tensor]:
     """The contrastive heads' vectors of text, picture and pair, float32, for some of the pairs.   (captions, K) each"""
-    state = bridgetower.image_state(OPS, weights, images[-1][which], 0)  # all cross-modal layers share one transform
+    state = bridgetower.image_state(ops, weights, images[-1][which], 0)  # all cross-modal layers share one transform
     inputs = {"text": texts[-1][which, 0], "image": state[:, 0], "cross": pooled[which]}
-    return [bridgetower.contrast(OPS, weights, x, head).float() for head, x in inputs.items()]
+    return [bridgetower.contrast(ops, weights, x, head).float() for head, x in inputs.items()]

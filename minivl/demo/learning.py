@@ -1,4 +1,4 @@
-"""Taking steps down a loss for so many minutes, alone or in a team of processes (torch)."""
+"""Taking steps down a loss for so many minutes, alone or in a team of processes, on torch or on our Triton kernels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from minivl import ops as all_ops
+from minivl.weights import tree
+
+TORCH = all_ops.get("torch")
+BACKENDS = ("torch", "triton")
 PATIENCE = 300  # seconds that a member waits for the others before it gives up
 
 
@@ -29,13 +34,35 @@ class Team(NamedTuple):
     def agree(self, member: int, weights: list[torch.Tensor], progress: float) -> float:
         """Put the mean gradient in place of this member's own. The mean progress is the same for all, too."""
         own = [w.grad for w in weights if w.grad is not None]  # all of them: every loss reaches every weight
-        self.rows[member] = torch.cat([*(grad.flatten() for grad in own), torch.tensor([progress])])
+        self.rows[member] = torch.cat([*(grad.flatten().cpu() for grad in own), torch.tensor([progress])])
         self.barrier.wait()
         *means, done = self.rows.mean(0).split([*(grad.numel() for grad in own), 1])
         self.barrier.wait()
         for grad, mean in zip(own, means, strict=True):
             grad.copy_(mean.view_as(grad))
         return float(done)
+
+
+def seated(student: Any, backend: str) -> Any:
+    """The student with the ops record of this name, its weights and its layer to throw away where that computes.
+
+    Called by each process for itself: a GPU that was in use before a process forked cannot be used after.
+    """
+    ops = all_ops.get(backend)
+
+    def move(weight: torch.Tensor) -> torch.Tensor:
+        moved = ops.from_numpy(weight.detach())
+        return weight if moved.device == weight.device else moved.requires_grad_()
+
+    for part in student:
+        if isinstance(part, torch.nn.Module):
+            part.to(ops.from_numpy(torch.empty(0)).device)
+    return student._replace(ops=ops, weights=tree.map_leaves(move, student.weights))
+
+
+def kept(weights: tree.Tree) -> tree.Tree:
+    """The weights as a checkpoint keeps them, on the CPU."""
+    return tree.map_leaves(lambda w: w.detach().cpu().requires_grad_(), weights)
 
 
 class Weights(NamedTuple):

@@ -3,29 +3,31 @@
 For each thing in a toy picture there is a right soft word: the sum of fixed directions for its shape, its colour, its
 size and where it stands. So the eyes can be told what to say, and the voice what it will hear, before they have met.
 
-What runs here are the functions of minivl.models themselves, on the ops record "torch".
+What runs here are the functions of minivl.models themselves, on the student's ops record: torch's, or our own Triton
+kernels'. What is right is worked out on the CPU, and moved to where the student computes (`here`).
 Letters: B pictures, N patches + 1, C width, T tokens; eight queries, one for each place of a `Pool`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minivl import ops as all_ops
 from minivl.config import Blip2Config
 from minivl.demo import world
+from minivl.demo.learning import TORCH
 from minivl.demo.pool import COLOURS, NOTHING, PLACES, SIZES, UNKNOWN
 from minivl.demo.vocabulary import PAD
 from minivl.models import blip2, blocks, opt, qformer, vit
+from minivl.ops import Ops
 from minivl.processors.image import CLIP_MEAN, CLIP_STD
 from minivl.weights import tree
 
-OPS = all_ops.get("torch")
 WIDTH = 128
 PATCH = 8
 COUNTS = (NOTHING + 1, len(COLOURS), len(SIZES))  # shapes (and nothing), colours, sizes
@@ -39,6 +41,12 @@ class Student(NamedTuple):
     config: Blip2Config
     weights: dict[str, Any]
     spotter: torch.nn.Linear  # says of each patch what covers it
+    ops: Ops = TORCH
+
+    @property
+    def here(self) -> Callable[[Any], torch.Tensor]:
+        """Moves an array or a tensor to where the student computes."""
+        return self.ops.from_numpy
 
 
 def half(weights: Any) -> Any:
@@ -66,28 +74,30 @@ def soft_words(kinds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 def pixels(pictures: np.ndarray) -> torch.Tensor:
     """What the image processor makes of pictures of the right size.   (B, 64, 64, 3) uint8 -> (B, 3, 64, 64)"""
     scaled = torch.from_numpy(pictures).float() / 255
-    return ((scaled - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 3, 1, 2).bfloat16()
+    return ((scaled - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 3, 1, 2)
 
 
 def look(student: Student, weights: Any, pictures: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """The vision tower's last state (B, N, C) and the soft words (B, 8, C)."""
-    image = vit.encode(OPS, weights["vision"], pixels(pictures), student.config.vision_config)
-    answers = qformer.encode(OPS, weights["qformer"], weights["queries"], image, student.config.qformer_config)
-    return image, OPS.linear(answers, **weights["projection"])
+    ops, seen = student.ops, student.here(pixels(pictures)).to(weights["queries"].dtype)
+    image = vit.encode(ops, weights["vision"], seen, student.config.vision_config)
+    answers = qformer.encode(ops, weights["qformer"], weights["queries"], image, student.config.qformer_config)
+    return image, ops.linear(answers, **weights["projection"])
 
 
 def of_eyes(
     student: Student, image: torch.Tensor, soft: torch.Tensor, kinds: torch.Tensor, places: torch.Tensor
 ) -> torch.Tensor:
     """How far patches and soft words are from telling what is there. What nobody said (UNKNOWN) is not asked."""
-    covering = cover(kinds, places)
+    ops, here = student.ops, student.here
+    covering, named = here(cover(kinds, places)), here(kinds)
     patches = student.spotter(image[:, 1:].float()).split(COUNTS, -1)
-    words = (SHARP * soft.float() @ DIRECTIONS[:-2].T).split(COUNTS, -1)
+    words = (SHARP * soft.float() @ here(DIRECTIONS[:-2].T)).split(COUNTS, -1)
     loss = sum(
-        OPS.cross_entropy(patches[i], covering[..., i]) + OPS.cross_entropy(words[i], kinds[..., i]) for i in range(3)
+        ops.cross_entropy(patches[i], covering[..., i]) + ops.cross_entropy(words[i], named[..., i]) for i in range(3)
     )
-    complete = (kinds[:, 0] >= 0).all(-1)
-    return loss + 30 * F.mse_loss(soft[complete].float(), soft_words(kinds, places)[complete])
+    complete = (named[:, 0] >= 0).all(-1)
+    return loss + 30 * F.mse_loss(soft[complete].float(), here(soft_words(kinds, places))[complete])
 
 
 def cover(kinds: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -110,10 +120,11 @@ def of_voice(
 
     soft (B, 8, C)   tokens (B, T)   prompt (B,) how many of the tokens are given
     """
+    ops, tokens = student.ops, student.here(tokens)
     real = (tokens != PAD).long()
-    embeds, mask = blip2.prompt(OPS, weights, soft, tokens, real)
-    states = opt.states(OPS, weights["language"], embeds, mask, student.config.text_config)
+    embeds, mask = blip2.prompt(ops, weights, soft, tokens, real)
+    states = opt.states(ops, weights["language"], embeds, mask, student.config.text_config)
     read = blocks.last(states)[:, PLACES:-1]  # (B, T - 1, C)
-    answer = (torch.arange(1, tokens.shape[1]) >= prompt[:, None]) & real[:, 1:].bool()
-    scores = opt.logits(OPS, weights["language"], read[answer])  # one row for each token of an answer
-    return OPS.cross_entropy(scores.float(), tokens[:, 1:][answer])
+    answer = student.here(torch.arange(1, tokens.shape[1]) >= prompt[:, None]) & real[:, 1:].bool()
+    scores = opt.logits(ops, weights["language"], read[answer])  # one row for each token of an answer
+    return ops.cross_entropy(scores.float(), tokens[:, 1:][answer])

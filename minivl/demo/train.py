@@ -10,6 +10,9 @@ BLIP-2 is trained in stages, and so is this one, with a short cut that only a ma
 
 Every step runs on bfloat16 copies of float32 weights. Each process uses one thread, so that a second run gives the same
 bytes. Needs the extras `torch` and `test` (for easy-VQA).
+
+`--backend triton` takes the same steps through our own kernels, forwards and backwards, on a GPU. That has been run in
+Triton's interpreter only, a step at a time, and never on a GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from tokenizers import Tokenizer
 
 from minivl.config import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 from minivl.demo import losses, pool, vocabulary, world
+from minivl.demo.learning import BACKENDS, kept, seated
 from minivl.demo.losses import PATCH, WIDTH, Student
 from minivl.processors.image import BlipImageProcessor
 from minivl.weights import files, names, tree
@@ -104,8 +108,9 @@ def voice(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
     """The right soft words, blurred, to words. No picture is looked at."""
     which = lessons.toys(batch)
     soft = losses.soft_words(*lessons.things(which)).repeat_interleave(TEXTS, 0)
-    blurred = (soft + BLUR * torch.randn(soft.shape)).bfloat16()
-    return losses.of_voice(student, losses.half(student.weights), blurred, *lessons.words(which))
+    weights = losses.half(student.weights)
+    blurred = student.here(soft + BLUR * torch.randn(soft.shape)).to(weights["queries"].dtype)
+    return losses.of_voice(student, weights, blurred, *lessons.words(which))
 
 
 def together(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
@@ -146,13 +151,15 @@ def learn(
         mean += (current.item() - mean) / min(step + 1, 100)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             print(f"{log.stem} {step + 1}/{steps}  {time.time() - started:.0f} s  loss {mean:.4f}", flush=True)
-            torch.save({"weights": student.weights, "spotter": student.spotter.state_dict()}, log)
+            torch.save({"weights": kept(student.weights), "spotter": student.spotter.state_dict()}, log)
 
 
 def recall(student: Student, path: Path, parts: tuple[str, ...]) -> Student:
-    """The student with these parts of its weights as another process left them."""
-    saved = torch.load(path, weights_only=True)["weights"]
-    return student._replace(weights={**student.weights, **{part: saved[part] for part in parts}})
+    """The student with these parts of its weights as a stage left them, and its spotter, if the stage was the eyes'."""
+    saved = torch.load(path, weights_only=True, map_location="cpu")
+    if "vision" in parts:
+        student.spotter.load_state_dict(saved["spotter"])
+    return student._replace(weights={**student.weights, **{part: saved["weights"][part] for part in parts}})
 
 
 def export(student: Student, tokenizer: Tokenizer, folder: Path) -> None:
@@ -178,8 +185,9 @@ def main() -> None:
     def stage(lesson: Callable, number: int, parts: tuple[str, ...], rate: float) -> None:
         lessons = Lessons(everything, len(easy.pictures), plan.seed + number)
         name = lesson.__name__
-        loss = partial(lesson, student, lessons, plan.batch)
-        learn(student, parts, loss, getattr(plan, name), rate, plan.checkpoints / f"{name}.pt")
+        learner = seated(student, plan.backend)
+        loss = partial(lesson, learner, lessons, plan.batch)
+        learn(learner, parts, loss, getattr(plan, name), rate, plan.checkpoints / f"{name}.pt")
 
     def voice_stage() -> None:
         os.setsid()  # a session of its own: Linux shares the processors out between sessions first
@@ -189,15 +197,17 @@ def main() -> None:
     beside.start()
     stage(eyes, 2, EYES, plan.rate)
     beside.join()
+    student = recall(student, plan.checkpoints / "eyes.pt", EYES)
     student = recall(student, plan.checkpoints / "voice.pt", VOICE)
     stage(together, 3, EYES + VOICE, plan.rate / 2)
-    export(student, tokenizer, plan.out)
+    export(recall(student, plan.checkpoints / "together.pt", EYES + VOICE), tokenizer, plan.out)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder for what is kept on the way")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="triton: a GPU, and our own kernels")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=120_000, help="toy pictures, drawn once")
     parser.add_argument("--batch", type=int, default=64, help="pictures in a step")

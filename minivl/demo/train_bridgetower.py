@@ -13,6 +13,9 @@ In stages, with the short cut that only a made-up world allows (see bridgetower_
 
 Steps follow the clock: a faster computer takes more of them. Every step runs on bfloat16 copies of float32 weights, in
 processes of one thread each. Needs the extra `torch`.
+
+`--backend triton` takes such steps through our own kernels, forwards and backwards, on a GPU. That has been run in
+Triton's interpreter only, a step at a time, and never on a GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from minivl.config_bridgetower import BridgeTowerConfig, BridgeTowerTextConfig, 
 from minivl.demo import bridgetower_losses as losses
 from minivl.demo import statement_pool, statements, world
 from minivl.demo.bridgetower_losses import Student, Task
-from minivl.demo.learning import Team, Weights, at_once, learn
+from minivl.demo.learning import BACKENDS, Team, Weights, at_once, kept, learn, seated
 from minivl.demo.losses import half
 from minivl.demo.pool import COLOURS, NOTHING
 from minivl.demo.statement_pool import MASK, PAD, StatementPool
@@ -160,8 +163,13 @@ class Lessons:
 def eyes(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
     """Pixels to the right states."""
     which = lessons.pictures(batch)
-    weights = half(student.weights)
-    return losses.of_eyes(weights, losses.see(student, weights, lessons.pool.pictures[which]), lessons.seen(which))
+    seen, weights = moved(student, lessons.seen(which)), half(student.weights)
+    return losses.of_eyes(student, weights, losses.see(student, weights, lessons.pool.pictures[which]), seen)
+
+
+def moved(student: Student, seen: losses.Seen) -> losses.Seen:
+    """The truth where the student computes."""
+    return losses.Seen(*map(student.here, seen))
 
 
 def reader(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
@@ -169,19 +177,20 @@ def reader(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
     which = lessons.pictures(2 * batch)
     seen = lessons.seen(which)
     keep = int(lessons.rng.integers(*KEPT))
-    images = losses.imagine(*losses.passing_over([seen.states], seen, keep))
-    return losses.of_reader(student, half(student.weights), images, seen.summary, lessons.task(which, 1))
+    images, weights = losses.imagine(*losses.passing_over([seen.states], seen, keep)), half(student.weights)
+    images = [student.here(image).to(weights["vision"]["class_token"].dtype) for image in images]
+    return losses.of_reader(student, weights, images, student.here(seen.summary), lessons.task(which, 1))
 
 
 def together(student: Student, lessons: Lessons, batch: int, strange: float = 0) -> torch.Tensor:
     """Texts beside pictures, through everything; the eyes are still told what is there."""
     which = lessons.pictures(batch // 2)
-    seen, weights = lessons.seen(which), half(student.weights)
+    seen, weights = moved(student, lessons.seen(which)), half(student.weights)
     images = losses.see(student, weights, lessons.pool.pictures[which])
     shown = [x.repeat_interleave(TEXTS, 0) for x in images]
     summaries = seen.summary.repeat_interleave(TEXTS, 0)
     read = losses.of_reader(student, weights, shown, summaries, lessons.task(which, TEXTS, strange))
-    return read + losses.of_eyes(weights, images, seen) / 2
+    return read + losses.of_eyes(student, weights, images, seen) / 2
 
 
 def comparing(student: Student, lessons: Lessons, batch: int) -> torch.Tensor:
@@ -228,13 +237,14 @@ class School(NamedTuple):
         seed = self.plan.seed + 10 * LESSONS.index(lesson) + member
         torch.manual_seed(seed)
         lessons = Lessons(self.everything, self.tokenizer, seed)
+        student = seated(self.student, self.plan.backend)
         learn(
-            sorted_weights(self.student, lesson),
-            partial(lesson, self.student, lessons, self.plan.batch),
+            sorted_weights(student, lesson),
+            partial(lesson, student, lessons, self.plan.batch),
             share * self.plan.minutes,
             rate,
             self.plan.checkpoints / (f"{lesson.__name__}{member or ''}.pt"),
-            lambda: {"weights": self.student.weights},
+            lambda: {"weights": kept(student.weights)},
             team and partial(team.agree, member),
         )
 
@@ -302,6 +312,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the trained model")
     parser.add_argument("--checkpoints", type=Path, required=True, help="folder for what is kept on the way")
     parser.add_argument("--minutes", type=float, default=58, help="of training, on two processors")
+    parser.add_argument("--backend", choices=BACKENDS, default="torch", help="triton: a GPU, and our own kernels")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pictures", type=int, default=120_000, help="toy pictures, drawn once")
     parser.add_argument("--batch", type=int, default=64, help="pictures in a step")
