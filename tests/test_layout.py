@@ -57,7 +57,7 @@ def test_a_wheel_holds_every_module_the_demo_and_nothing_at_the_top_level_but_mi
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"minivl"}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "minivl").rglob("*.py")}
     assert modules <= names
-    assert {"minivl/kernels/README.md", "minivl/demo/blip2/model.safetensors"} <= names
+    assert {"minivl/kernels/README.md", "minivl/player/page.html", "minivl/demo/blip2/model.safetensors"} <= names
     assert "minivl/kernels/__init__.py" not in names
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ..weights import files, names, tree
 from .inputs import same_rows, to_floats, to_prompt
 from .languages import PASSES
 from .pretrained import Pretrained, Tensors
+
+if TYPE_CHECKING:
+    from ..player import AttentionTrace
 
 
 class Blip2ForConditionalGeneration(Pretrained):
@@ -115,6 +118,25 @@ class Blip2ForConditionalGeneration(Pretrained):
         same_rows(len(pixels), len(ids))
         tokens = generate.Tokens(first, text.eos_token_id, text.pad_token_id)
         return generate.run(self._reader(pixels, ids, mask), len(ids), wanted, tokens)
+
+    def trace(
+        self,
+        pixel_values: Any,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        *,
+        tokenizer: Any = None,
+        **settings: Any,
+    ) -> AttentionTrace:
+        """What `generate` writes about one picture, with everything that was looked at on the way, as named arrays.
+
+        tokenizer   a tokenizer or a processor: names the words; without it they are numbers
+        settings    those of `generate`, without beams
+        ->  AttentionTrace (player/record.py): named arrays that can be saved as a page and seen in a notebook
+        """
+        from ..player.blip2 import trace
+
+        return trace(self, pixel_values, input_ids, attention_mask, tokenizer, **settings)
 
     def _reader(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Any:
         """What minivl/generate asks for the next token: `step` and `reorder`, see models/opt.py's Reader."""

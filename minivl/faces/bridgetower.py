@@ -6,7 +6,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from ..trace import watch_attention
 from ..weights import files, names, tree
 from .inputs import same_rows, to_array, to_floats, to_ids, to_prompt
 from .pretrained import Pretrained, Tensors
+
+if TYPE_CHECKING:
+    from ..player import AttentionTrace
 
 TRUNK = "bridgetower."  # what stands before the trunk's names in a file that holds heads too
 HEADS = {"mlm_score.": names.masked_lm_head, "itm_score.": names.matching_head, "itc_": names.contrastive_head}
@@ -114,6 +117,25 @@ class BridgeTower(Pretrained):
         )
         output = self.output(flow, **asked)
         return output.to_tuple() if return_dict is False else output
+
+    def trace(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        pixel_values: Any = None,
+        pixel_mask: Any = None,
+        *,
+        tokenizer: Any = None,
+    ) -> AttentionTrace:
+        """What text and picture look at in every cross-modal layer, of one pair, as named arrays.
+
+        tokenizer   a tokenizer or a processor: names the words; without it they are numbers
+        ->  AttentionTrace (player/record.py): named arrays that can be saved as a page and seen in a notebook
+        """
+        from ..player.bridgetower import trace
+
+        return trace(self, input_ids, attention_mask, pixel_values, tokenizer)
 
     def _flow(
         self,
