@@ -10,15 +10,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from . import __version__
-from .errors import MinivlError
+from .errors import MinivlError, Note
 
-TOOLS: dict[str, tuple[str, str]] = {}  # command: its room, and what it does in a few words
+TOOLS: dict[str, tuple[str, str]] = {  # command: its room, and what it does in a few words
+    "diff": ("parity", "where two runs of a model part, layer by layer, and why"),
+    "kernels": ("workbench", "step through, check and inspect Triton kernels, without a GPU"),
+    "bench": ("bench", "how fast it is, beside transformers and beside what the machine can do"),
+    "finetune": ("finetune", "teach a BLIP-2's Q-Former one's own pictures"),
+    "step": ("player", "a page on which to step through what a model looks at"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from . import commands
 
     try:
-        if arguments.command in TOOLS:
-            return _tool(arguments.command).run(arguments)
-        return getattr(commands, arguments.command)(arguments)
+        with _notes_in_a_line(commands.complain):
+            if arguments.command in TOOLS:
+                return _tool(arguments.command).run(arguments)
+            with _libraries_silenced():
+                return getattr(commands, arguments.command)(arguments)
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -50,6 +60,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MinivlError as error:
         commands.complain(str(error))
         return 1
+    except ModuleNotFoundError as missing:
+        commands.complain(f"needs the package {missing.name!r}, which is not installed: pip install {missing.name}")
+        return 1
+    except MemoryError as error:
+        commands.complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+        return 1
+
+
+@contextmanager
+def _libraries_silenced() -> Iterator[None]:
+    """Standard error is Python's alone: what libraries in C and Rust print there by themselves about a damaged file is
+    dropped, because a line of ours says it too.
+    """
+    usual = sys.stderr
+    try:
+        usual.flush()
+        kept = os.dup(2) if usual.fileno() == 2 else None
+    except (OSError, ValueError):  # it is closed, or no file
+        kept = None
+    if kept is None:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, os.fdopen(kept, "w", 1, errors="backslashreplace") as sys.stderr:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            sys.stderr = usual
+
+
+@contextmanager
+def _notes_in_a_line(tell: Callable[[str], None]) -> Iterator[None]:
+    """Notes go where complaints go; every other warning looks as it always does."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], file: str, number: int, *more: Any) -> None:
+        if issubclass(category, Note):
+            tell(str(message))
+        else:
+            usual(message, category, file, number, *more)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def _tool(name: str) -> ModuleType:
@@ -146,7 +203,7 @@ def _contradiction(arguments: argparse.Namespace) -> str | None:
     """What of the arguments does not go together."""
     given = {name: value for name, value in vars(arguments).items() if value is not None and value is not False}
     for name in ("temperature", "top_k", "top_p", "seed"):
-        if name in given and "sample" not in given:
+        if name in given and "sample" in arguments and "sample" not in given:
             return f"--{name.replace('_', '-')} needs --sample"
     if "stream" in given and ("json" in given or given.get("beams", 1) > 1):
         return "--stream shows one text as it grows, which goes neither with --json nor with --beams"

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import prompts
-from .errors import ImageError, MinivlError
+from .errors import ImageError, InputError, MinivlError, WeightsError
 from .weights.files import DEMOS
 
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -48,6 +49,7 @@ def _speak(arguments: argparse.Namespace, name: str, prompt: Callable[[str], str
 
     model = Blip2ForConditionalGeneration.from_pretrained(arguments.model)  # first: it knows the wrong family
     processor = Blip2Processor.from_pretrained(arguments.model)
+    processor.tokenizer.split_special_tokens = True  # what a person types is words, whatever it looks like
     _note_toy(arguments.model)
     label = len(arguments.pictures) > 1 or os.path.isdir(arguments.pictures[0])
     beginning, settings = prompt(model.config.text_config.model_type), _settings(arguments)
@@ -140,8 +142,12 @@ def fill(arguments: argparse.Namespace) -> int:
     """The words that fit best at each <mask>, with their probabilities."""
     processor, model = _bridgetower(arguments, "BridgeTowerForMaskedLM")
     text, picture = arguments.text, Path(arguments.picture)
+    mask, added = processor.tokenizer.mask_token, processor.tokenizer.backend.get_added_tokens_decoder().values()
+    if control := [token.content for token in added if token.content != mask and token.content in text]:
+        raise InputError(f"text: wanted words and {mask}, found the control token {control[0]!r}")
+    processor.tokenizer.split_special_tokens = False  # of the mask's name the token is meant
     inputs = processor(picture, text, return_tensors="np")
-    logits = model(**inputs).logits[0]  # (T, V)
+    logits = _numbers(model(**inputs).logits[0])  # (T, V)
     masks = np.flatnonzero(inputs.input_ids[0] == processor.tokenizer.mask_token_id)
     for number, place in enumerate(masks, 1):
         probability = model.ops.softmax(logits[place].astype(np.float64))
@@ -186,8 +192,14 @@ def _bridgetower(arguments: argparse.Namespace, name: str) -> tuple[Any, Any]:
     from .faces import bridgetower
     from .processors.bridgetower import BridgeTowerProcessor
 
-    model = getattr(bridgetower, name).from_pretrained(arguments.model)  # first: it knows the wrong family
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        try:
+            model = getattr(bridgetower, name).from_pretrained(arguments.model)  # first: it knows the wrong family
+        except UserWarning as random_head:  # which may be trained in Python, and has no answers here
+            raise WeightsError(f"{random_head}: wanted a checkpoint with that head") from None
     processor = BridgeTowerProcessor.from_pretrained(arguments.model)
+    processor.tokenizer.split_special_tokens = True  # what a person types is words, whatever it looks like
     _note_toy(arguments.model)
     return processor, model
 
@@ -197,7 +209,14 @@ def _matching(processor: Any, model: Any, texts: Sequence[str], pixels: np.ndarr
     words = processor.tokenizer(list(texts), padding=True, return_tensors="np")
     output = model(**words, pixel_values=pixels)
     logits = output.logits if hasattr(output, "logits") else output.matching.logits
-    return model.ops.softmax(logits.astype(np.float64))[:, 1]
+    return model.ops.softmax(_numbers(logits).astype(np.float64))[:, 1]
+
+
+def _numbers(logits: np.ndarray) -> np.ndarray:
+    """The same logits; InputError where a model's weights have driven them out of what numbers can hold."""
+    if not np.isfinite(logits).all():
+        raise InputError("the model's scores are not all numbers: its weights are too large, or no model's")
+    return logits
 
 
 def _batches(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
