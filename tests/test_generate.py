@@ -429,7 +429,7 @@ def test_none_is_the_default_and_turns_top_k_off():
         (dict(max_new_tokens=3, min_new_tokens=4), "4 .* 3"),
         (dict(max_length=5, min_length=6), "5 .* 4"),
         (dict(min_new_tokens=20), "20 .* 19"),
-        (dict(num_beams=0), "num_beams must be a whole number of at least 1, not 0"),
+        (dict(num_beams=0), "num_beams must be a whole number of at least 1 and at most 65536, not 0"),
         (dict(num_beams=2.0), "num_beams"),
         (dict(num_return_sequences=0), "num_return_sequences"),
         (dict(num_return_sequences=2), "num_return_sequences=2 and num_beams=1"),

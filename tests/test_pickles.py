@@ -143,7 +143,7 @@ PROGRAMS = {
     "cut short": (pickle.dumps({"x": 1}, 2)[:-3], "data.pkl"),
     "no dict": (pickle.dumps([1], 2), "list"),
     "no tensors": (pickle.dumps({"lr": 0.1}, 2), "lr"),
-    "a number for a name": (pickle.dumps({1: 0.1}, 2), "dict of tensors"),
+    "a number for a name": (pickle.dumps({1: 0.1}, 2), "key of type int"),
     "a memo of two billion places": (b"\x80\x02}r\xff\xff\xff\x7f.", "2147483647"),
     "an object that is none": (b"\x80\x02ctorch\nFloatStorage\n)R.", "not callable"),
     "a storage that is not there": (b"\x80\x02(X\x07\x00\x00\x00storageX\x01\x00\x00\x00xNNNtQ.", "storage"),

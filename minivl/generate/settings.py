@@ -15,6 +15,7 @@ from ..errors import InputError
 
 DEFAULT_MAX_LENGTH = 20  # the first token and 19 new ones
 MOST_ID = 2**63 - 1  # ids are int64
+MOST_TEXTS = 2**16  # of one row, side by side; far beyond any use, short of what fills the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +98,9 @@ class Settings:
     def _check_values(self) -> None:
         floors = {"num_beams": 1, "num_return_sequences": 1, "top_k": 0, "no_repeat_ngram_size": 0, "seed": 0}
         floors |= {"min_length": 0, "min_new_tokens": 0, "max_new_tokens": 1, "max_length": 2}
+        most = {"num_beams": MOST_TEXTS, "num_return_sequences": MOST_TEXTS}
         for name, floor in floors.items():
-            whole(name, getattr(self, name), floor)
+            whole(name, getattr(self, name), floor, most.get(name, math.inf))
         number("temperature", self.temperature, above=1e-9)  # below, do_sample=False is meant
         number("repetition_penalty", self.repetition_penalty, above=0)
         number("top_p", self.top_p, above=0, most=1)

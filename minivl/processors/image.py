@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..disk import replacing, show
-from ..errors import ConfigError, ImageError, InputError
+from ..errors import ConfigError, ImageError, InputError, Note
 from .batch import BatchFeature, check_kind, tensors
 from .pictures import eight_bits, open_picture, rgb_array, to_rgb
 from .settings import FILE, edges, is_number, saved_settings, triple
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["BlipImageProcessor", "ImageProcessor", "open_picture", "to_rgb"]
 
 Self = TypeVar("Self", bound="ImageProcessor")
+LONG = 20  # times as long as wide: beyond it, somebody is told
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -53,11 +55,19 @@ class ImageProcessor(ABC):
             raise ConfigError(f"image_std: wanted numbers other than 0, found {show(self.image_std)}")
         if not is_number(self.rescale_factor):
             raise ConfigError(f"rescale_factor: wanted a finite number, found {show(self.rescale_factor)}")
-        if isinstance(self.resample, bool) or self.resample not in range(6):
+        whole = isinstance(self.resample, int) and not isinstance(self.resample, bool)  # a number of Pillow's own too
+        if not whole or self.resample not in range(6):
             raise ConfigError(f"resample: wanted one of Pillow's filters, 0 to 5, found {show(self.resample)}")
         for name in (f.name for f in fields(self) if isinstance(f.default, bool)):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: wanted true or false, found {show(getattr(self, name))}")
+        with np.errstate(all="ignore"):
+            constants = np.array([self.rescale_factor, *self.image_mean, *self.image_std], np.float32)
+            white = self._standardised(np.full(3, 255))
+        if not np.isfinite([*constants, *white]).all() or 0 in constants[-3:]:
+            found = show((self.rescale_factor, self.image_mean, self.image_std))
+            wanted = "numbers that float32 can hold, and white too"
+            raise ConfigError(f"rescale_factor, image_mean, image_std: wanted {wanted}, found {found}")
 
     def __call__(self, images: Any, **options: Any) -> BatchFeature:
         return self.preprocess(images, **options)
@@ -99,6 +109,7 @@ class ImageProcessor(ABC):
         from PIL import Image
 
         if isinstance(picture, (str, os.PathLike)):
+            name = show(Path(picture))
             picture = open_picture(picture)
         white = 255
         if not isinstance(picture, Image.Image):
@@ -117,6 +128,9 @@ class ImageProcessor(ABC):
         elif picture.mode != "RGB":
             raise ImageError(f"{name}: do_convert_rgb=False takes RGB alone, found mode {picture.mode}")
         if self.do_resize:
+            if max(picture.size) > LONG * min(picture.size):
+                found = f"{picture.width} x {picture.height} pixels, more than {LONG} times as long as wide"
+                warnings.warn(f"{name}: {found}: a square shows little of it", Note, stacklevel=3)
             picture = self._resized(picture)
         levels = self._cropped(np.asarray(picture))  # (h, w, 3)
 

@@ -12,6 +12,7 @@ Sizes and resizing are another module's business, and each model's own.
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from ..disk import show
-from ..errors import ImageError
+from ..errors import ImageError, Note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,9 +48,20 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
             found = "a folder" if path.is_dir() else "no regular file" if path.exists() else "no such file"
             raise ImageError(f"{show(path)}: wanted a picture file, found {found}")
         with path.open("rb") as file:
-            return read_picture(file, show(path))
+            return read_picture(Clamped(file.raw), show(path))
     except OSError as error:
         raise ImageError(f"{show(path)}: cannot be read: {error.strerror or error}") from None
+
+
+class Clamped(io.BufferedReader):
+    """A file that is never asked for more than it has left: for a length that a damaged picture claims, Python would
+    make room first.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            return super().read(size)
+        return super().read(min(size, max(os.fstat(self.fileno()).st_size - self.tell(), 0)))
 
 
 def read_picture(file: BinaryIO, name: str) -> Image.Image:
@@ -65,7 +77,7 @@ def read_picture(file: BinaryIO, name: str) -> Image.Image:
             width, height = picture.size
             if width * height > MOST_PIXELS:
                 raise ImageError(f"{name}: wanted at most {MOST_PIXELS} pixels, found {width} x {height}: shrink it")
-            return to_rgb(picture, name)
+            first, more = to_rgb(picture, name), has_more(picture)
     except UnidentifiedImageError:
         file.seek(0)
         start = file.read(12)
@@ -73,6 +85,17 @@ def read_picture(file: BinaryIO, name: str) -> Image.Image:
         raise ImageError(f"{name}: wanted a picture ({', '.join(FORMATS)}), found {found}") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: wanted at most {MOST_PIXELS} pixels, found more than twice as many") from None
+    if more:
+        warnings.warn(f"{name}: of its several frames or pages only the first is read", Note, stacklevel=2)
+    return first
+
+
+def has_more(picture: Image.Image) -> bool:
+    """Whether the file goes on behind the picture that is read, as an animation or a document of several pages."""
+    try:
+        return picture.format in ("PNG", "WEBP", "GIF", "TIFF") and bool(getattr(picture, "is_animated", False))
+    except Exception:  # what stands behind the first frame is damaged: it is not read anyway
+        return False
 
 
 @contextmanager

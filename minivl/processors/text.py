@@ -31,8 +31,8 @@ class Tokenizer:
     it (RoBERTa) by itself.
     `padding_side` is "left" for a model that goes on writing where the text ends, "right" for an encoder.
 
-    A special token's name inside a text ("</s>", "<pad>", "<image>") becomes that token, as it does in transformers:
-    whoever passes on the text of strangers, and minds, takes those names out first.
+    A special token's name inside a text ("</s>", "<pad>", "<image>") becomes that token, as it does in transformers;
+    with `split_special_tokens`, for the text of strangers, it is read as the letters that it is written with.
     """
 
     backend: tokenizers.Tokenizer
@@ -45,6 +45,7 @@ class Tokenizer:
     truncation_side: str = "right"
     model_max_length: int = text_files.NO_LIMIT
     clean_up_tokenization_spaces: bool = True
+    split_special_tokens: bool = False
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], family: str | None = None) -> Tokenizer:
@@ -142,6 +143,7 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of one text or a pair.  What is cut off comes from the texts, never from the special tokens."""
         with text_files.guarded(name):
+            self.backend.encode_special_tokens = self.split_special_tokens
             parts = [self.backend.encode(text, add_special_tokens=False) for text in texts]
             if cut is not None:
                 room = cut - self.backend.num_special_tokens_to_add(len(parts) == 2) * add_special_tokens

@@ -72,6 +72,7 @@ def load(folder: Path, family: str | None = None) -> tuple[Tokenizer, dict[str, 
     with guarded(show(folder)):
         backend.no_truncation()
         backend.no_padding()
+        backend.encode("")  # a frame that names a token it does not have is found out here
         _add_tokens(backend, said, _optional(folder / "added_tokens.json"))
         names = _name_tokens(backend, said, family)
         if said.get("add_bos_token", family in FRAMES) and not backend.num_special_tokens_to_add(False):
