@@ -104,7 +104,7 @@ def embed(ids, table, tile=None):
     if not ids.numel():
         return out
     texts = ids.reshape(-1, ids.shape[-1] if len(ids.shape) else 1).contiguous()
-    _most_words(texts, table, -1)
+    most_words(texts, table, -1)
     flat, table, count, (V, C) = texts.reshape(-1), as_rows(table), ids.numel(), table.shape
     tile, unit = tile or config(C, count), unit_of(table.stride(0))
     grid = triton.cdiv(count, tile["ROWS"]), triton.cdiv(C, tile["BLOCK"])
@@ -127,7 +127,7 @@ def embed_text(ids, words, positions, types, w, b, eps, pad, tile=None):
     out, ids = empty((texts, T, C), words), ids.contiguous()
     if not ids.numel():
         return out
-    if _most_words(ids, words, pad) > P - pad - 1:
+    if most_words(ids, words, pad) > P - pad - 1:
         raise InputError(
             f"a text is longer than the {P - pad - 1} tokens that the text tower has positions for: shorten it"
         )
@@ -141,7 +141,7 @@ def embed_text(ids, words, positions, types, w, b, eps, pad, tile=None):
     return out
 
 
-def _most_words(texts, table, pad):
+def most_words(texts, table, pad):
     """Refuse ids outside the table; otherwise the number of words in the longest text.   texts (B, T), contiguous"""
     B, T = texts.shape
     seen, V = empty((B, 3), texts, "int64"), table.shape[0]

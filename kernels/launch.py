@@ -107,6 +107,9 @@ class HostArray:
     def swapaxes(self, one: int, other: int) -> HostArray:
         return HostArray(self.array.swapaxes(one, other), self.dtype)
 
+    def __getitem__(self, where: Any) -> HostArray:
+        return HostArray(self.array[where], self.dtype)
+
     def expand(self, *shape: int) -> HostArray:
         return HostArray(np.broadcast_to(self.array, shape), self.dtype)
 

@@ -1,7 +1,8 @@
 """The same functions by our own Triton kernels, whose files lie in ../../kernels. Formulas: ops/numpy_ops.py.
 
-Arrays are torch tensors, on a GPU (CUDA or ROCm), or on the CPU in Triton's interpreter. The kernels compute forward
-only. What one of them cannot take it refuses with the reason; nothing else computes in its place.
+Arrays are torch tensors, on a GPU (CUDA or ROCm), or on the CPU in Triton's interpreter. A tensor that requires a
+gradient takes the way through ops/triton_gradients.py, where backward() runs on our own kernels too. What a kernel
+cannot take it refuses with the reason; nothing else computes in its place.
 """
 
 from __future__ import annotations
@@ -23,18 +24,16 @@ from ..kernels.linear import linear
 from ..kernels.patches import patch_embed
 from ..kernels.softmax_rows import softmax
 from . import Ops, torch_ops
+from . import triton_gradients as back
 
 
-def forward_only(kernel):
-    """The kernel, refusing a tensor that requires a gradient: it would come out as one that leads nowhere."""
+def differentiable(kernel, function):
+    """The kernel; where an argument requires a gradient, the function of triton_gradients that knows the way back."""
 
     @wraps(kernel)
     def run(*args, **named):
         if torch.is_grad_enabled() and any(_traced(x) for x in (*args, *named.values())):
-            raise OpsError(
-                f"{kernel.__name__}: an argument requires a gradient and the kernels compute none: load with"
-                " backend='torch' to train, or call under torch.no_grad()"
-            )
+            return function(*args, **named)
         return kernel(*args, **named)
 
     return run
@@ -60,23 +59,23 @@ HOME = "cpu" if INTERPRETED else "cuda"
 
 OPS = Ops(
     name="triton",
-    linear=forward_only(linear),
-    linear_act=forward_only(linear),
-    layer_norm=forward_only(layer_norm),
-    add_layer_norm=forward_only(add_layer_norm),
-    rms_norm=forward_only(rms_norm),
-    attention=forward_only(attention),
-    attention_weights=forward_only(attention_weights),
-    gelu=forward_only(gelu),
-    gelu_tanh=forward_only(gelu_tanh),
-    quick_gelu=forward_only(quick_gelu),
-    relu=forward_only(relu),
-    silu=forward_only(silu),
-    tanh=forward_only(tanh),
-    softmax=forward_only(softmax),
-    embed=forward_only(embed),
-    patch_embed=forward_only(patch_embed),
-    cross_entropy=forward_only(cross_entropy),
+    linear=differentiable(linear, back.linear),
+    linear_act=differentiable(linear, back.linear),
+    layer_norm=differentiable(layer_norm, back.layer_norm),
+    add_layer_norm=differentiable(add_layer_norm, back.add_layer_norm),
+    rms_norm=differentiable(rms_norm, back.rms_norm),
+    attention=differentiable(attention, back.attention),
+    attention_weights=differentiable(attention_weights, back.attention_weights),
+    gelu=differentiable(gelu, back.gelu),
+    gelu_tanh=differentiable(gelu_tanh, back.gelu_tanh),
+    quick_gelu=differentiable(quick_gelu, back.quick_gelu),
+    relu=differentiable(relu, back.relu),
+    silu=differentiable(silu, back.silu),
+    tanh=differentiable(tanh, back.tanh),
+    softmax=differentiable(softmax, back.softmax),
+    embed=differentiable(embed, back.embed),
+    patch_embed=differentiable(patch_embed, back.patch_embed),
+    cross_entropy=differentiable(cross_entropy, back.cross_entropy),
     concat=torch.cat,
     broadcast_to=torch.broadcast_to,
     from_numpy=partial(torch_ops.from_numpy, device=HOME),
