@@ -172,16 +172,21 @@ def arrays(wrapper: Callable) -> Callable:
     @functools.wraps(wrapper)
     def take(*args: Any, **named: Any) -> Any:
         given = [*args, *named.values()]
-        if not INTERPRETED and any(isinstance(x, np.ndarray) or _on_cpu(x) for x in given):
-            raise OpsError(
-                f"{wrapper.__name__}: kernels run on the GPU here and were given an array in the computer's memory:"
-                " move it with .to('cuda'), or set TRITON_INTERPRET=1 before triton is imported"
-            )
+        check_place(wrapper, given)
         hosted = any(isinstance(x, np.ndarray) for x in given)
         result = wrapper(*map(_host, args), **{key: _host(value) for key, value in named.items()})
         return _unhost(result) if hosted else result
 
     return take
+
+
+def check_place(wrapper: Callable, given: list[Any]) -> None:
+    """Raise OpsError for an array in the computer's memory where kernels run on a GPU."""
+    if not INTERPRETED and any(isinstance(x, np.ndarray) or _on_cpu(x) for x in given):
+        raise OpsError(
+            f"{wrapper.__name__}: kernels run on the GPU here and were given an array in the computer's memory:"
+            " move it with .to('cuda'), or set TRITON_INTERPRET=1 before triton is imported"
+        )
 
 
 def _on_cpu(x: Any) -> bool:

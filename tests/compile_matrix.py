@@ -30,17 +30,25 @@ CHIPS = ("sm_80", "sm_89", "sm_90", "sm_100", "gfx942")
 @dataclass(frozen=True)
 class Case:
     """One call. Where it ends in a kernel for tensor cores, `useful` tells the multiply-adds of the formula in one trip
-    of that kernel's main loop, from its constants."""
+    of that kernel's main loop, from its constants; {name of a kernel: that} where several have such loops."""
 
     call: Callable[[], object]
-    useful: Callable[[dict], int] | None = None
+    useful: Callable[[dict], int] | dict[str, Callable[[dict], int]] | None = None
     narrow: str = ""  # why single numbers of 2 bytes are loaded, where they are
     lesson: str = ""  # what a configuration shows that does not ship, and is compiled for sm_90 alone
+    chips: tuple[str, ...] = CHIPS  # fewer, where another configuration of the same kernels stands for the rest
 
 
 def cases() -> dict[str, Case]:
     """Name -> call, long compilations first, so that no process is left with one at the end."""
-    return {**attention_cases(), **product_cases(), **decoding_cases(), **row_cases()}
+    return {
+        **attention_cases(),
+        **attention_backward_cases(),
+        **product_cases(),
+        **decoding_cases(),
+        **row_cases(),
+        **gradient_cases(),
+    }
 
 
 def heads(T: int, H: int, D: int, dtype: str = "float16", B: int = 2, spare: int = 0):
@@ -116,6 +124,41 @@ def attention_cases() -> dict[str, Case]:
         "attention, ViT-g, strides not in eights": Case(of_unknown_stride, useful, lesson="rows that begin anywhere"),
         "attention, any bias": case(
             325, 325, 12, 64, bias=lambda: array(1, 12, 325, 325), narrow="rows of 325 numbers begin anywhere"
+        ),
+    }
+
+
+def attention_backward_cases() -> dict[str, Case]:
+    """`useful` counts what a kernel's own sums need: q·k, dout·v and those of dk and dv, or of dq. Two of the five
+    products of the formula are computed by both kernels; test_compiled.py counts them once."""
+    from minivl.kernels.attention_backward import attention_backward
+    from minivl.kernels.compiled import array
+
+    def products(n: int) -> Callable[[dict], int]:
+        return lambda constants: n * constants["BT"] * constants["BS"] * constants["D"]
+
+    useful = {"keys_kernel": products(4), "queries_kernel": products(3), "bias_kernel": products(2)}
+    fewer = ("sm_80", "sm_90", "gfx942")
+
+    def case(T: int, S: int, H: int, D: int, narrow: str = "", chips: tuple[str, ...] = CHIPS, **more) -> Case:
+        def call():
+            dout, q, out, k, v = (heads(n, H, D) for n in (T, T, T, S, S))
+            how = {name: make() if callable(make) else make for name, make in more.items()}
+            return attention_backward(dout, q, k, v, out=out, lse=array(2, H, T, dtype="float32"), **how)
+
+        return Case(call, useful, narrow, chips=chips)
+
+    def keys(S: int):
+        return lambda: array(2, 1, 1, S, dtype="bool")
+
+    return {
+        "attention backward, CLIP ViT-B": case(325, 325, 12, 64, chips=fewer),
+        "attention backward, ViT-g": case(257, 257, 16, 88, chips=fewer),
+        "attention backward, OPT-2.7B, causal, padded on the left": case(
+            512, 512, 32, 80, "two booleans of the mask", ("sm_80", "sm_90"), causal=True, mask=keys(512)
+        ),
+        "attention backward, Flan-T5-XL's encoder": case(
+            512, 512, 32, 64, "two booleans of the mask", scale=1.0, mask=keys(512), bias=lambda: array(1, 32, 512, 512)
         ),
     }
 
@@ -249,16 +292,87 @@ def row_cases() -> dict[str, Case]:
     }
 
 
+def gradient_cases() -> dict[str, Case]:
+    """The backward kernels but attention's. A case launches no kernel twice: `wanted` leaves one product out."""
+    from minivl.kernels.activations_backward import gelu_backward
+    from minivl.kernels.compiled import array
+    from minivl.kernels.cross_entropy_backward import cross_entropy_backward
+    from minivl.kernels.embeddings_backward import embed_backward
+    from minivl.kernels.layer_norm_backward import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
+    from minivl.kernels.linear_backward import linear_act_backward, linear_backward
+    from minivl.kernels.patches_backward import patch_embed_backward
+    from minivl.kernels.softmax_backward import softmax_backward
+
+    def product(constants: dict) -> int:
+        return constants["BLOCK_R"] * constants["BLOCK_J"] * constants["BLOCK_K"]
+
+    def before_the_curve(constants: dict) -> int:
+        return constants["BLOCK_M"] * constants["BLOCK_F"] * constants["BLOCK_C"]
+
+    def of_patches(constants: dict) -> int:
+        return constants["BLOCK_N"] * constants["BLOCK_C"] * constants["BLOCK_K"]
+
+    both = {"patch_pixels_kernel": of_patches, "patch_weights_kernel": of_patches}
+    fewer = ("sm_80", "sm_90", "gfx942")
+
+    def norm(C: int) -> Case:
+        rows, columns = array(514, C), array(C)
+        return Case(lambda: layer_norm_backward(rows, rows, columns, columns, 1e-6))
+
+    def add_norm():
+        rows, columns = array(650, 768), array(768)
+        return add_layer_norm_backward(rows, rows, rows, columns, columns, 1e-5)
+
+    def linear(wanted: tuple[bool, bool, bool], act: str | None = None, dtype: str = "float16") -> Case:
+        def call():
+            given = [array(*shape, dtype=dtype) for shape in ((514, 6144), (514, 1408), (6144, 1408), (6144,))]
+            if act is None:
+                return linear_backward(*given, wanted=wanted)
+            return linear_act_backward(*given, act=act, wanted=wanted)
+
+        if dtype == "float32":
+            return Case(call, chips=fewer)
+        return Case(call, {"dz_kernel": before_the_curve, "product_kernel": product})
+
+    to_x, to_w = (True, False, False), (False, True, False)
+    pictures = array(2, 256, 1408), array(2, 3, 230, 230), array(1408, 3, 14, 14), array(1408)
+    return {
+        "linear backward, ViT-g's MLP up, to its tokens": linear(to_x, "gelu"),
+        "linear backward, ViT-g's MLP up, to its weights": linear(to_w),
+        "linear backward, ViT-g's MLP up, to its tokens, float32": linear(to_x, "gelu", "float32"),
+        "linear backward, ViT-g's MLP up, to its weights, float32": linear(to_w, dtype="float32"),
+        "patches backward, ViT-g": Case(lambda: patch_embed_backward(*pictures, wanted=(True, True, False)), both),
+        "layer norm backward, 1408": norm(1408),
+        "layer norm backward, 5120": norm(5120),
+        "add layer norm backward, 768": Case(add_norm, chips=fewer),
+        "rms norm backward, 2048": Case(
+            lambda: rms_norm_backward(array(512, 2048), array(512, 2048), array(2048), 1e-6)
+        ),
+        "softmax backward, 257": Case(
+            lambda: softmax_backward(array(16, 257, 257), array(16, 257, 257)),
+            narrow="rows of 257 numbers begin anywhere",
+        ),
+        "cross entropy backward, 50304": Case(
+            lambda: cross_entropy_backward(array(dtype="float32"), array(40, 50304), array(40, dtype="int64"))
+        ),
+        "embeddings backward, OPT-2.7B": Case(
+            lambda: embed_backward(array(2, 32, 2560), array(2, 32, dtype="int64"), array(50304, 2560))
+        ),
+        "gelu backward": Case(lambda: gelu_backward(array(514, 6144), array(514, 6144))),
+    }
+
+
 def compile_one(name: str, chip: str) -> list[dict]:
     """The facts of every launch of one case on one chip; of the main loop also the share that is useful."""
     from minivl.kernels.compiled import compile_call, main_loop, useful
 
     case = cases()[name]
     launches = compile_call(case.call, chip)
-    if case.useful:
-        facts = launches[-1]
-        loop = main_loop(facts)  # None where the compiler has written all trips out
-        facts["useful"] = round(useful(loop, case.useful(facts["constants"])), 3) if loop else None
+    counted = case.useful if isinstance(case.useful, dict) else {launches[-1]["kernel"]: case.useful}
+    for facts in launches if case.useful else []:
+        if multiply_adds := counted.get(facts["kernel"]):
+            loop = main_loop(facts)  # None where the compiler has written all trips out
+            facts["useful"] = round(useful(loop, multiply_adds(facts["constants"])), 3) if loop else None
     notes = {"name": name, "chip": chip, "narrow": case.narrow, "lesson": case.lesson}
     return [{**notes, **facts} for facts in launches]
 
@@ -276,7 +390,12 @@ def compile_all(words: str, chips: tuple[str, ...]) -> Iterator[dict]:
 
 def names_with(words: str, chips: tuple[str, ...]) -> list[tuple[str, str]]:
     named = {name: case for name, case in cases().items() if words in name}
-    return [(name, chip) for name, case in named.items() for chip in (("sm_90",) if case.lesson else chips)]
+    return [
+        (name, chip)
+        for name, case in named.items()
+        for chip in (("sm_90",) if case.lesson else chips)
+        if chip in case.chips
+    ]
 
 
 def as_text(launches: list[dict]) -> str:

@@ -152,6 +152,25 @@ def test_causal_attention_pays_for_its_mask_only_at_the_diagonal(launches):
     assert main_loop(causal)["instructions"] <= 1.1 * main_loop(plain)["instructions"]
 
 
+def clocks_of_a_pair(launches, name, chip="sm_90"):
+    """Least clocks of a core for one query and one key, in the two kernels of attention's backward together."""
+    of_name = {x["kernel"]: x for x in launches if (x["name"], x["chip"]) == (name, chip)}
+    parts = [of_name["keys_kernel"], of_name["queries_kernel"]]
+    return sum(max(main_loop(x)["bounds"].values()) / (x["constants"]["BT"] * x["constants"]["BS"]) for x in parts)
+
+
+@pytest.mark.parametrize(
+    "name, width", [("CLIP ViT-B", 64), ("ViT-g", 96), ("OPT-2.7B, causal, padded on the left", 80)]
+)
+def test_attention_backward_waits_for_nothing_but_the_tensor_cores(launches, name, width):
+    """Seven products of the padded width, 2048 multiply-adds a clock: nobody who computes dq apart can ask for less.
+
+    At 64 that is 0.21875, and so is the backward of Triton's tutorial, with 20 spills: tutorial_backward.py compiles
+    both in one run. Five of the seven products are in the formula.
+    """
+    assert clocks_of_a_pair(launches, f"attention backward, {name}") <= 7 * width / CHIPS["sm_90"].products
+
+
 def test_layer_norm_is_short_and_loads_16_bytes_at_a_time(launches):
     facts = one(launches, "layer norm, 1408")
     assert facts["instructions"] <= 280
@@ -209,6 +228,20 @@ def test_the_page_has_the_snapshot_s_numbers():
     shipped, naive = one(kept, "layer norm, 1408"), one(kept, "layer norm, 1408, naive")
     twice = sum(loop["instructions"] for loop in naive["loops"])  # 1408 numbers in blocks of 1024: two trips
     assert f" | {shipped['instructions']} | " in page and f" | {naive['instructions'] + twice} | " in page
+
+
+def test_the_page_has_the_snapshot_s_numbers_of_attention_backward():
+    """Its rows name a kernel and a configuration."""
+    kept, page = json.loads(SNAPSHOT.read_text())["launches"], PAGE.read_text()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()]
+    rows = [row for row in cells if len(row) == 7 and row[0] in ("`keys_kernel`", "`queries_kernel`", "`bias_kernel`")]
+    assert len(rows) >= 7
+    for row in rows:
+        kernel, name, registers, shared, trip, _, useful = row
+        of_row = (f"attention backward, {name}", "sm_90", kernel.strip("`"))
+        [facts] = [x for x in kept if (x["name"], x["chip"], x["kernel"]) == of_row]
+        assert (int(registers), int(shared.replace(",", ""))) == (facts["registers"], facts["shared"]), row
+        assert (int(trip), useful) == (main_loop(facts)["instructions"], f"{facts['useful']:.0%}"), row
 
 
 def instructions_per_pair(launches, name):

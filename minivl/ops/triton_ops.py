@@ -8,17 +8,19 @@ cannot take it refuses with the reason; nothing else computes in its place.
 from __future__ import annotations
 
 from functools import partial, wraps
+from inspect import unwrap
 
 import torch
+from numpy import ndarray
 
 from ..errors import OpsError
 from ..kernels.activations import gelu, gelu_tanh, quick_gelu, relu, silu, tanh
-from ..kernels.attention import attention as many_queries
+from ..kernels.attention import attention as attention_of_many
 from ..kernels.attention_naive import attention_weights
 from ..kernels.cross_entropy import cross_entropy
-from ..kernels.decode_attention import decode_attention as one_query
+from ..kernels.decode_attention import decode_attention
 from ..kernels.embeddings import embed
-from ..kernels.launch import INTERPRETED
+from ..kernels.launch import INTERPRETED, arrays, check_place
 from ..kernels.layer_norm import add_layer_norm, layer_norm, rms_norm
 from ..kernels.linear import linear
 from ..kernels.patches import patch_embed
@@ -28,13 +30,22 @@ from . import triton_gradients as back
 
 
 def differentiable(kernel, function):
-    """The kernel; where an argument requires a gradient, the function of triton_gradients that knows the way back."""
+    """The kernel; where an argument requires a gradient, the function of triton_gradients that knows the way back.
+
+    This is the one frame between a line of a model and the function that calls a kernel, so it unwraps what would let
+    that function take NumPy arrays: a model on this record has none.
+    """
+    direct = unwrap(kernel)
 
     @wraps(kernel)
     def run(*args, **named):
-        if torch.is_grad_enabled() and any(_traced(x) for x in (*args, *named.values())):
+        given = [*args, *named.values()]
+        check_place(direct, given)
+        if any(isinstance(x, ndarray) for x in given):
+            return kernel(*args, **named)
+        if torch.is_grad_enabled() and any(_traced(x) for x in given):
             return function(*args, **named)
-        return kernel(*args, **named)
+        return direct(*args, **named)
 
     return run
 
@@ -43,6 +54,10 @@ def _traced(x) -> bool:
     return isinstance(x, torch.Tensor) and x.requires_grad
 
 
+one_query, many_queries = unwrap(decode_attention), unwrap(attention_of_many)
+
+
+@arrays
 def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     """A single query, the last one, which sees every key, has a kernel that shares the keys out among many programs."""
     if q.shape[2] == 1:
