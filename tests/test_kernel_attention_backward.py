@@ -119,7 +119,7 @@ def test_the_tail(n, device, rng):
 OVER = [(2, 2, 20, 37), (1, 2, 20, 37), (2, 1, 1, 37), (2, 2, 20, 1), (1, 1, 1, 37)]
 
 
-@pytest.mark.parametrize("shape", [*OVER, (20, 37), ()])
+@pytest.mark.parametrize("shape", [*OVER, (20, 37), (2, 20, 1), ()])
 def test_the_gradient_of_a_bias_is_summed_over_what_was_broadcast(shape, device, rng):
     dout, q, k, v = four(rng, 20, 37, 16, "float32", device, B=2)
     bias = draw(rng, shape, "float32", device, "padded", 2)
