@@ -4,6 +4,12 @@ import contextlib
 import os
 import sys
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # the workers are as many as the cores: threads on top would wait for each other
+    for library in ("OMP", "OPENBLAS", "MKL"):  # read once, while NumPy and torch are imported
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from hypothesis import settings

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_every_part_is_done_once_and_by_more_than_one_thread():
     share(work, range(20))
     assert sorted(done) == list(range(20))
     assert len(names) >= 2
+
+
+@pytest.mark.skipif(cores.count() > 1, reason="this run has more than one thread already")
+def test_all_of_this_with_two_threads():
+    """The suite's own processes have one thread each."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {f"{library}_NUM_THREADS": "2" for library in ("OMP", "OPENBLAS", "MKL")}
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in ("cores", "ops")]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout
 
 
 def test_no_part_and_one_part():
