@@ -23,6 +23,7 @@ import numpy as np
 
 from .errors import OpsError
 from .ops import Ops, act_of, cores
+from .ops.numpy_ops import sliced_product
 
 TILE = 1 << 20  # weights widened at a time: 4 MB of float32, which stay in the cache and are worth a turn
 LARGEST = 127  # what one signed byte holds on both sides of zero
@@ -149,7 +150,16 @@ def by_tiles(multiply: Callable[[np.ndarray], np.ndarray], w: Narrow, rows: int)
 
 def product(x: np.ndarray, w: Narrow) -> np.ndarray:
     """x wᵀ; a byte's scale is left to the caller.   x (rows, C), w (F, C) -> (rows, F)"""
-    return by_tiles(lambda tile: np.dot(tile, x.T), w, len(x))  # matmul of a vector would hold Python's lock
+    return by_tiles(lambda tile: tile_product(tile, x), w, len(x))
+
+
+def tile_product(tile: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """tile xᵀ, without Python's lock, which matmul keeps while it multiplies by a vector.   ->   (height, rows)"""
+    if len(x) == 1:
+        return np.dot(tile, x.T)
+    y = np.empty((len(tile), len(x)), np.float32)
+    sliced_product(tile, x, y)
+    return y
 
 
 def int8_product(x: np.ndarray, w: Int8) -> np.ndarray:
@@ -196,7 +206,7 @@ def whole_product(a: np.ndarray, w: Int8) -> np.ndarray:
     def multiply(tile: np.ndarray) -> np.ndarray:
         total = np.zeros((len(tile), len(a)))
         for start in range(0, C, EXACT):
-            total += np.dot(tile[:, start : start + EXACT], a[:, start : start + EXACT].T)
+            total += tile_product(tile[:, start : start + EXACT], a[:, start : start + EXACT])
         return total
 
     return by_tiles(multiply, w, len(a))

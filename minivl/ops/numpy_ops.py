@@ -21,6 +21,8 @@ from . import Ops, act_of, check_ids, check_labels, cores, dtype_name
 BLOCK = 1 << 18  # numbers treated together in element-wise work: a core's cache nearly holds them, and a step over
 # them lasts 0.1 ms or so; much shorter ones would cost two threads more in handing over Python's lock than they gain
 PART = 1 << 20  # weights that meet a few rows at a time
+SLICE = 8  # rows of them that BLAS is given together
+UNPACKED = 1_000_000  # multiplications up to which OpenBLAS calls a product small
 FEW_ROWS = 100  # below this many rows, turning the result of a product costs less than it gains
 
 
@@ -32,15 +34,32 @@ def linear(x, w, b=None):
     x (..., C)   w (F, C), the checkpoint's own layout, so loading never transposes   b (F,)   ->   (..., F)
     """
     flat = x.reshape(-1, x.shape[-1])  # one 2-D product: NumPy would loop over the batch of a 3-D one
-    if 1 < len(flat) < FEW_ROWS:  # BLAS is up to twice as fast with the large matrix on the left, and a part at a time
-        turned = np.empty((w.shape[0], len(flat)), np.result_type(x, w))
-        cores.share(lambda part: np.matmul(w[part], flat.T, out=turned[part]), cores.rows(w.shape, PART))
-        y = np.ascontiguousarray(turned.T)
+    if 1 < len(flat) < FEW_ROWS:
+        y = np.ascontiguousarray(_of_few_rows(w, flat).T)
     else:
         y = flat @ w.T
     if b is not None:
         y += b
     return y.reshape(*x.shape[:-1], w.shape[0])
+
+
+def _of_few_rows(w, x):
+    """w xᵀ: BLAS is up to twice as fast with the large matrix on the left.   w (F, C), x (rows, C) -> (F, rows)"""
+    y = np.empty((w.shape[0], len(x)), np.result_type(x, w))
+    if w.size < 2 * PART:
+        return np.matmul(w, x.T, out=y)
+    cores.share(lambda part: sliced_product(w[part], x, y[part]), cores.rows(w.shape, PART))
+    return y
+
+
+def sliced_product(w, x, out):
+    """w xᵀ, w in slices so thin that OpenBLAS multiplies them as they lie: packing them first would take longer.
+
+    w (F, C)   x (rows, C)   ->   out (F, rows)
+    """
+    sliced = len(w) // SLICE * SLICE if SLICE * x.size <= UNPACKED and w.flags.c_contiguous else 0
+    np.matmul(w[:sliced].reshape(-1, SLICE, w.shape[1]), x.T, out=out[:sliced].reshape(-1, SLICE, len(x)))
+    np.matmul(w[sliced:], x.T, out=out[sliced:])
 
 
 def linear_act(x, w, b=None, *, act):
