@@ -57,9 +57,10 @@ def sliced_product(w, x, out):
 
     w (F, C)   x (rows, C)   ->   out (F, rows)
     """
-    sliced = len(w) // SLICE * SLICE if SLICE * x.size <= UNPACKED and w.flags.c_contiguous else 0
-    np.matmul(w[:sliced].reshape(-1, SLICE, w.shape[1]), x.T, out=out[:sliced].reshape(-1, SLICE, len(x)))
-    np.matmul(w[sliced:], x.T, out=out[sliced:])
+    slices = len(w) // SLICE if SLICE * x.size <= UNPACKED and w.flags.c_contiguous else 0
+    end = slices * SLICE
+    np.matmul(w[:end].reshape(slices, SLICE, w.shape[1]), x.T, out=out[:end].reshape(slices, SLICE, len(x)))
+    np.matmul(w[end:], x.T, out=out[end:])
 
 
 def linear_act(x, w, b=None, *, act):
