@@ -110,7 +110,7 @@ def with_op(family: str, op: str, number: int, change: Callable[..., Any]) -> An
 @cache
 def count(family: str, op: str) -> int:
     """How often one pass calls an op."""
-    from minivl.parity import sides
+    from minivl.parity import inputs
 
     found, calls = model_of(family), []
     function = getattr(numpy_ops.OPS, op)
@@ -119,17 +119,17 @@ def count(family: str, op: str) -> int:
         calls.append(1)
         return function(*args, **how)
 
-    given = sides.seeded(type(found), found.config)
+    given = inputs.seeded(type(found), found.config)
     type(found)(found.config, ops=found.ops._replace(**{op: run}), params=found.params)(**given)
     return len(calls)
 
 
 def with_setting(family: str, name: str, value: Any) -> Any:
     """A copy with another configuration, its numbers that stand in the tree included."""
-    from minivl.parity import sides
+    from minivl.parity.settings import changed
 
     found = model_of(family)
-    config = sides.changed(found.config, {name: value})
+    config = changed(found.config, {name: value})
     arrays = tree.flatten(found.table(found.config), found.params)
     stored = {hub: minivl.weights.files.Stored("F32", array, hub) for hub, array in arrays.items()}
     return type(found)(config, ops=found.ops, params=tree.build(found.table(config), stored, "a copy"))
@@ -140,9 +140,9 @@ def theirs_of(family: str) -> Any:
     """transformers' model with the same weights."""
     import tempfile
 
-    from minivl.parity import sides
+    from minivl.parity import theirs
 
-    transformers = sides.theirs()
+    transformers = theirs.package()
     found = model_of(family)
     with tempfile.TemporaryDirectory() as folder:
         found.save_pretrained(folder)

@@ -13,8 +13,8 @@ import minivl
 from minivl.cli import main
 from minivl.errors import InputError, NumbersError
 from minivl.ops import numpy_ops
-from minivl.parity import flow, sides
-from minivl.parity.weights import changes, rounded
+from minivl.parity import flow, inputs, ours
+from minivl.parity.weights import how_it_differs, rounded
 
 PLANTS = plants.all_plants()
 FAMILIES = list(plants.CLASSES)
@@ -98,6 +98,43 @@ def test_a_float16_side_is_held_to_the_error_of_another_one(tmp_path):
     assert not minivl.diff("numpy", "transformers-bfloat16", model=tmp_path).same
 
 
+@pytest.mark.parametrize(
+    "family, wanted, changed",
+    [
+        ("opt", "weight and bias exchanged", ("vision__layers__1__mlp_ln__w", "vision__layers__1__mlp_ln__b")),
+        ("opt", "weight scaled by 2 and bias missing", ("projection__w", "projection__b")),
+        ("opt", "rows of the table of queries permuted", ("queries",)),
+        ("itc", "logit scale 1 for ", ("itc__scale",)),
+    ],
+)
+def test_tensors_that_differ_together_or_stand_alone_are_named(family, wanted, changed):
+    params = plants.model_of(family).params
+    if "exchanged" in wanted:
+        w, b = (params["vision"]["layers"][1]["mlp_ln"][name] for name in "wb")
+        change = [lambda _: b, lambda _: w]
+    else:
+        one = {"queries": lambda q: q[:, ::-1], "itc__scale": lambda s: np.float32(1)}
+        change = [one.get(name, np.zeros_like if name.endswith("b") else lambda w: w * 2) for name in changed]
+    given = dict(zip(changed, change, strict=True))
+    assert minivl.diff(plants.model_of(family), plants.with_weights(family, **given)).diagnosis.best.startswith(wanted)
+
+
+def test_what_transformers_refuses_is_said_in_one_line(tmp_path):
+    found = plants.with_weights("opt", language__layers__1__mlp__down__b=np.zeros_like)
+    found.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"lacks 16 tensors that it wants, as language_model\.model\.decoder\.layers\.2"
+    ):
+        minivl.diff(found, "transformers", model=tmp_path)
+    config["text_config"] |= {"num_hidden_layers": 2, "ffn_dim": 41}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="reading .* failed in transformers: RuntimeError"):
+        minivl.diff(found, "transformers", model=tmp_path)
+
+
 def test_another_folder_and_a_setting(tmp_path):
     plants.model_of("opt").save_pretrained(tmp_path / "a")
     plants.with_weights("opt", language__layers__1__mlp__down__b=np.zeros_like).save_pretrained(tmp_path / "b")
@@ -125,7 +162,7 @@ def test_the_rule_is_twice_the_error_and_a_floor():
 
 
 def plants_judge():
-    return sides.Ours(plants.model_of("opt"), "").judge()
+    return ours.Ours(plants.model_of("opt"), "").judge()
 
 
 def test_a_shape_is_a_difference():
@@ -165,13 +202,19 @@ def test_how_a_tensor_differs():
     w = np.random.default_rng(0).normal(size=(6, 6)).astype(np.float32)
 
     def said(theirs, name="w", path="x.layers.0.self.out", heads=2, known={}):  # noqa: B006
-        return next(changes(w if name == "w" else w[0], theirs, name, path, heads, known))
+        return how_it_differs(w if name == "w" else w[0], theirs, name, path, heads, known)
 
     assert said(w.T) == "weight transposed"
     assert said(w * 0) == "weight is all zero"
     assert said(w * 2) == "weight scaled by 2"
     assert said(rounded(w, "float16")) == "dtype: weight rounded to float16"
-    assert said(w[[1, 0, 2, 3, 4, 5]]) == "rows of the weight permuted"
+    assert said(w[[1, 0, 2, 3, 4, 5]]) == "rows 0, 1 of the weight permuted"
+    assert said(w[::-1]) == "rows of the weight permuted"
+    assert said(np.roll(w, 1, 0)) == "rows of the weight permuted: shifted by +1"
+    rows = np.arange(6)[:, None]
+    assert said(np.where(rows == 2, 0, w)) == "row 2 of the weight zero"
+    assert said(np.where(rows < 3, w * 3, w)) == "rows 0 to 2 of the weight scaled by 3"
+    assert said((w * 1.5).astype(np.float16).astype(np.float32)) == "weight scaled by 1.5"
     assert said(w + 0.5).startswith("0.5 added")
     assert said(np.random.default_rng(1).normal(size=(6, 6))).startswith("weight differs (by 1")
     assert said(w[::-1], known={"x.layers.1.self.out": w[::-1]}) == "weights of x.layers.1.self.out in its place"
@@ -247,7 +290,7 @@ def test_without_transformers_a_checkpoint_is_held_against_float64():
 # ---- minivl.trace -------------------------------------------------------------------------------
 def test_trace_keeps_what_flows_by_name():
     model = plants.model_of("opt")
-    given = sides.seeded(type(model), model.config)
+    given = inputs.seeded(type(model), model.config)
     record = model.ops
     with minivl.trace(model, attentions=True) as flowing:
         output = model(**given, output_hidden_states=True, output_attentions=True)
@@ -265,7 +308,7 @@ def test_trace_keeps_what_flows_by_name():
 
 def test_trace_names_the_first_op_that_is_not_finite():
     model = plants.with_weights("opt", language__layers__1__mlp__down__w=lambda w: w * np.float32(np.inf))
-    given = sides.seeded(type(model), model.config)
+    given = inputs.seeded(type(model), model.config)
     wanted = r"op linear of language\.layers\.1\.mlp\.down: wanted finite .* already in its argument w"
     with pytest.raises(NumbersError, match=wanted), np.errstate(all="ignore"), minivl.trace(model, check_finite=True):
         model(**given)

@@ -78,7 +78,8 @@ class Blip2Student:
         pictures, captions = batch
         texts = [f"{caption}\n" for caption in captions]
         inputs = self.processor(images=pictures, text=texts, padding=True, return_tensors="np")
-        words = np.where(inputs["attention_mask"] == 1, inputs["input_ids"], -100)
+        asked = inputs["attention_mask"].cumsum(1) > 1  # neither padding, which is on the left, nor the BOS behind it
+        words = np.where(asked, inputs["input_ids"], -100)
         return self.model(**inputs, labels=words).loss
 
 

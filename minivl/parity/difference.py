@@ -15,10 +15,13 @@ from .. import __version__
 from ..errors import InputError, OpsError
 from ..faces.pretrained import Pretrained
 from ..weights import files
-from . import sides
+from . import families, sides, theirs
+from .diagnosis import diagnose
 from .flow import compare
+from .inputs import looked_at, seeded
+from .ours import Ours
 from .report import Report, Run
-from .suspects import diagnose
+from .theirs import Theirs
 
 
 def diff(
@@ -53,7 +56,7 @@ def diff(
     report = Report(_label(a, set_a), _label(b, set_b), _label(places[0] or places[1], None))
     for family in families:
         side_a, side_b = (_side(*one) for one in ((a, places[0], family, set_a), (b, places[1], family, set_b)))
-        config = side_a.model.config if isinstance(side_a, sides.Ours) else side_a.config
+        config = side_a.model.config if isinstance(side_a, Ours) else side_a.config
         given = inputs or _inputs(family, config, places[0] or places[1], picture, text, seed)
         rows, parting = compare(side_a, side_b, given, to_the_end=to_the_end)
         run = Run(family.__name__, rows)
@@ -83,8 +86,8 @@ def _families(a: Any, b: Any, places: tuple[Any, Any]) -> list[type[Pretrained]]
         if isinstance(side, Pretrained):
             return [type(side)]
         if not isinstance(side, str):
-            return [sides.Theirs(side, "").family]
-    held: list[list[type[Pretrained]]] = [sides.held(files.find(place)) for place in places]
+            return [Theirs(side, "").family]
+    held: list[list[type[Pretrained]]] = [families.held(files.find(place)) for place in places]
     both = [family for family in held[0] if family in held[1]]
     if not both:
         names = [family.__name__ for one in held for family in one]
@@ -94,9 +97,9 @@ def _families(a: Any, b: Any, places: tuple[Any, Any]) -> list[type[Pretrained]]
 
 def _side(side: Any, place: Any, family: type[Pretrained], settings: Mapping[str, Any] | None) -> Any:
     if isinstance(side, Pretrained):
-        return sides.Ours(side, _label(side, None))
+        return Ours(side, _label(side, None))
     if not isinstance(side, str):
-        return sides.Theirs(side, _label(side, None))
+        return Theirs(side, _label(side, None))
     return sides.make(sides.split(side)[0], place, family, settings or {})
 
 
@@ -111,10 +114,10 @@ def _label(side: Any, settings: Mapping[str, Any] | None) -> str:
 
 def _inputs(family: type[Pretrained], config: Any, place: Any, picture: Any, text: str | None, seed: int) -> Any:
     if picture is None and text is None:
-        return sides.seeded(family, config, seed)
+        return seeded(family, config, seed)
     if place is None:
         raise InputError("picture and text: wanted a checkpoint whose processor reads them, found a loaded model")
-    return sides.looked_at(family, config, place, picture, text)
+    return looked_at(family, config, place, picture, text)
 
 
 def versions(*used: Any) -> str:
@@ -131,7 +134,7 @@ def versions(*used: Any) -> str:
 def parity(checkpoint: Any, **how: Any) -> Report:
     """The parity test of a checkpoint: ours on NumPy against transformers, or against float64 where that is missing."""
     try:
-        sides.theirs()
+        theirs.package()
     except OpsError:
         return diff("float64", "numpy", model=checkpoint, **how)
     return diff("numpy", "transformers", model=checkpoint, **how)

@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 
 from ..ops import get
-from ..trace import Call, Item, hub_name
-from .sides import Ours, Theirs, double
+from ..trace import Item, hub_name
+from .float64 import double
+from .ours import Ours
+from .sides import Side
 
 TWICE = 2.0
 REMEMBERED = 24  # calls that a diagnosis may look back on
-Side = Ours | Theirs
 Key = tuple[str, str, int]
 
 
@@ -138,7 +139,11 @@ class Parting:
     judge: Ours
     past: list[Item] = field(default_factory=list)  # the judge's last items, oldest first
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    given_b: Call | None = None  # B's own call, where B is one of ours
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """What the judge has made."""
+        return np.asarray(double(self.item.array))
 
     @property
     def worst(self) -> tuple[tuple[int, ...], float, float]:
@@ -173,7 +178,7 @@ def compare(a: Side, b: Side, inputs: Mapping[str, Any], *, to_the_end: bool = F
             row = measure(item, wanted, middle, found, reference, yard.eps * math.sqrt(depth), judge)
             rows.append(row)
             if not row.same and parting is None:
-                parting = Parting(row, item, reference, found, a, b, judge, list(past), inputs, theirs.call)
+                parting = Parting(row, item, reference, found, a, b, judge, list(past), inputs)
                 if not to_the_end:
                     break
             past.append(item)

@@ -8,8 +8,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .diagnosis import Diagnosis
 from .flow import Row
-from .suspects import Diagnosis
 
 RULE = (
     "Same means: B's error against float64 is at most twice A's, plus eps * sqrt(layers so far)"

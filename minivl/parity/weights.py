@@ -10,7 +10,7 @@ import numpy as np
 
 from ..quant import round_rows, widened
 
-KINDS = ("bfloat16", "float16", "int8")
+NARROW = ("bfloat16", "float16", "int8")
 
 
 def rounded(x: Any, kind: str) -> Any:
@@ -27,18 +27,27 @@ def rounded(x: Any, kind: str) -> Any:
     return (rows * (scale[:, None] / np.float64(127))).reshape(x.shape)
 
 
-def changes(
-    mine: np.ndarray, theirs: np.ndarray, name: str, path: str, heads: int, known: Mapping[str, np.ndarray]
-) -> Iterator[str]:
-    """What was done to `mine` to make `theirs`, in words, or a plain "differs"; only the first word that fits.
+def how_it_differs(
+    mine: np.ndarray,
+    theirs: np.ndarray,
+    name: str,
+    path: str,
+    heads: int = 0,
+    known: Mapping[str, np.ndarray] | None = None,
+) -> str:
+    """What was done to `mine` to make `theirs`, in words, or a plain "differs"; the first words that fit.
 
-    name   "w", "b" or a table's   known   other tensors that may stand in its place, by their paths
+    name    "w", "b" or a table's
+    path    its place in the tree, whose last part tells what its rows are
+    known   other tensors that may stand in its place, by their paths
     """
     what = {"w": "weight", "b": "bias"}.get(name, name)
     if mine.shape != theirs.shape:
-        yield f"{what} has another shape"
-        return
-    yield next(_words(mine, theirs, what, path, heads, known), f"{what} differs{_share(mine, theirs)}")
+        return f"{what} has another shape"
+    return next(
+        _words(mine, theirs, what, path, heads, known or {}),
+        f"{what} differs{_share(mine, theirs)}",
+    )
 
 
 def _words(mine, theirs, what, path, heads, known) -> Iterator[str]:
@@ -47,7 +56,7 @@ def _words(mine, theirs, what, path, heads, known) -> Iterator[str]:
         yield "bias missing" if what == "bias" else f"{what} of the norm missing" if norm else f"{what} is all zero"
     if norm and what == "weight" and (theirs == 1).all():
         yield "weight of the norm missing"
-    for kind in KINDS:
+    for kind in NARROW:
         if np.array_equal(rounded(mine, kind).astype(np.float32), theirs.astype(np.float32)):
             yield f"dtype: {what} rounded to {kind}"
         if np.array_equal(rounded(theirs, kind).astype(np.float32), mine.astype(np.float32)):
@@ -72,30 +81,66 @@ def _words(mine, theirs, what, path, heads, known) -> Iterator[str]:
 
 
 def _numbers(mine, theirs, what) -> Iterator[str]:
-    """A factor, single numbers, rows, an order."""
+    """A factor, a number added, single numbers, rows or columns."""
     wrong = mine != theirs
     if wrong.sum() == 1:
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         yield f"element {list(at)} of the {what}: {theirs[at]:.4g} for {mine[at]:.4g}"
-    size = float(np.vdot(mine, mine))
-    factor = float(np.vdot(mine, theirs)) / size if size else 1.0
-    if mine.size > 1 and np.allclose(mine * factor, theirs, rtol=1e-5, atol=1e-5 * np.abs(theirs).max()):
-        yield f"{what} scaled by {factor:.4g}"
-    if mine.ndim == 1 and np.array_equal(np.sort(mine), np.sort(theirs)):
-        yield f"{what} permuted"
+    if scaled := _scaled(mine, theirs):
+        yield f"{what} {scaled}"
+    if mine.ndim == 1:
+        yield from _lines(mine, theirs, "elements", what)
     if mine.ndim == 2:
-        by_rows, by_columns = (np.array_equal(_sorted(m), _sorted(t)) for m, t in ((mine, theirs), (mine.T, theirs.T)))
-        if by_rows:
-            yield f"rows of the {what} permuted"
-        if by_columns:
-            yield f"columns of the {what} permuted"
-        rows, columns = np.flatnonzero(wrong.any(1)), np.flatnonzero(wrong.any(0))
-        for name, lines in (("rows", rows), ("columns", columns)):
-            if len(lines) <= max(1, mine.shape[name == "columns"] // 4):
-                shown = ", ".join(map(str, lines[:4])) + (", ..." if len(lines) > 4 else "")
-                yield f"{name} {shown} of the {what} differ"
-    if (difference := theirs - mine).size > 1 and np.ptp(difference) <= 1e-6 * np.abs(difference).max():
-        yield f"{difference.flat[0]:.4g} added to the {what}"
+        yield from _lines(mine, theirs, "rows", what)
+        yield from _lines(mine.T, theirs.T, "columns", what)
+    if _nearly((difference := theirs - mine).mean(), difference, difference) and mine.size > 1:
+        yield f"{difference.mean():.4g} added to the {what}"
+
+
+def _lines(mine, theirs, name, what) -> Iterator[str]:
+    """What was done to some of a tensor's rows, or of its columns, or the numbers of a bias."""
+    wrong = (mine != theirs).reshape(len(mine), -1).any(1)
+    few = wrong.sum() <= max(1, len(mine) // 2)
+    these = name.removesuffix("s") if wrong.sum() == 1 else name
+    which = f"{these} {_span(np.flatnonzero(wrong))} of the {what}" if few else f"{name} of the {what}"
+    for step in (1, -1, 2, -2):
+        if len(mine) > 4 and np.array_equal(np.roll(mine, step, 0), theirs):
+            yield f"{name} of the {what} permuted: shifted by {step:+d}"
+    if np.array_equal(_sorted(mine), _sorted(theirs)):
+        yield f"{which} permuted"
+    if few and not theirs[wrong].any():
+        yield f"{which} zero"
+    if few and (scaled := _scaled(mine[wrong], theirs[wrong])):
+        yield f"{which} {scaled}"
+    if wrong.sum() <= max(1, len(mine) // 4):
+        yield f"{which} differ{'s' if wrong.sum() == 1 else ''}"
+
+
+def _scaled(mine, theirs) -> str:
+    """The words for a factor, or "" where it is none."""
+    factor = factor_of(mine, theirs)
+    return (
+        f"scaled by {factor:.4g}" if factor and mine.size > 1 and _nearly(mine * factor, theirs, theirs - mine) else ""
+    )
+
+
+def _nearly(x, y, change) -> bool:
+    """Whether all but a hundredth of a change is explained: the rest is rounding, of weights kept in few bits."""
+    return bool(np.linalg.norm(x - y) <= 0.01 * np.linalg.norm(change))
+
+
+def _span(lines) -> str:
+    """ "5, 77", "64 to 95", "1, 2, 4, 8, ..." """
+    if len(lines) > 2 and lines[-1] - lines[0] == len(lines) - 1:
+        return f"{lines[0]} to {lines[-1]}"
+    return ", ".join(map(str, lines[:4])) + (", ..." if len(lines) > 4 else "")
+
+
+def factor_of(x: Any, y: Any) -> float | None:
+    """The number that times x comes nearest to y, unless that is 1."""
+    size = float(np.vdot(x, x))
+    factor = float(np.vdot(x, y)) / size if size else 1.0
+    return None if abs(factor - 1) < 1e-9 else factor
 
 
 def in_place(path: str, other: str) -> str:
@@ -108,7 +153,7 @@ def in_place(path: str, other: str) -> str:
 
 
 def _sorted(matrix: np.ndarray) -> np.ndarray:
-    return matrix[np.lexsort(matrix.T[::-1])]
+    return matrix[np.lexsort(matrix.reshape(len(matrix), -1).T[::-1])]
 
 
 def without_part(bias: np.ndarray, part: int) -> np.ndarray:
