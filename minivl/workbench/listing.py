@@ -88,7 +88,7 @@ def of_ttir(text: str, file: str) -> list[Line]:
 
     def line_of(location: str, depth: int = 0) -> int:
         if place := re.search(r'loc\("([^"]+)":(\d+):\d+', location):
-            return int(place[2]) if place[1] == file else 0
+            return int(place[2]) if _same(place[1], file) else 0
         for name in re.findall(r"#(loc\d*)", location) if depth < 20 else ():
             if number := line_of(table.get(name, ""), depth + 1):
                 return number
@@ -119,7 +119,8 @@ def of_assembly(text: str, file: str) -> list[Line]:
 
 
 def _same(path: str, file: str) -> bool:
-    return path == file or path.endswith("/" + file.rsplit("/", 1)[-1]) and file.endswith(path.rsplit("/", 1)[-1])
+    """By their names: Triton's cache may hold what another copy of the same file was compiled to."""
+    return path.rsplit("/", 1)[-1] == file.rsplit("/", 1)[-1]
 
 
 def _inlined(line: str, file: str, files: dict[str, str]) -> int:
@@ -138,7 +139,7 @@ def of_sass(text: str, file: str) -> list[Line]:
     for line in text.split("\n"):
         mark = re.match(r'\s*//## File "([^"]+)", line (\d+)(?: inlined at "([^"]+)", line (\d+))?', line)
         if mark:
-            here = int(mark[2]) if mark[1] == file else int(mark[4]) if mark[3] == file else 0
+            here = int(mark[2]) if _same(mark[1], file) else int(mark[4]) if _same(mark[3] or "", file) else 0
             current = current if fresh and not here else here  # several marks in a row: the innermost comes first
             fresh = bool(current)
             continue
