@@ -14,12 +14,15 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from . import __version__
 from .errors import MinivlError, Note
 
+BATCH = 8  # pictures that a job puts together
+DTYPES = ("auto", "float32", "bfloat16", "int8", "weight-only")
 TOOLS: dict[str, tuple[str, str]] = {  # command: its room, and what it does in a few words
     "diff": ("parity", "where two runs of a model part, layer by layer, and why"),
     "kernels": ("workbench", "step through, check and inspect Triton kernels, without a GPU"),
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if reason := _contradiction(arguments):
         parser.error(reason)
+    _complete(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arguments.command in TOOLS:
                 return _tool(arguments.command).run(arguments)
             with _libraries_silenced():
-                return getattr(commands, arguments.command)(arguments)
+                return getattr(_room(arguments), arguments.command)(arguments)
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -113,6 +117,11 @@ def _tool(name: str) -> ModuleType:
     return import_module(f".{TOOLS[name][0]}.command", __package__)
 
 
+def _room(arguments: argparse.Namespace) -> ModuleType:
+    """Where a command's function is: with --out it is a long job."""
+    return import_module(".commands" if getattr(arguments, "out", None) is None else ".jobs.work", __package__)
+
+
 def _parser(wanted: str) -> argparse.ArgumentParser:
     """The parser of all commands; of the tools only the wanted one is imported for its options."""
     about = "BLIP-2 and BridgeTower in plain NumPy: pictures in, sentences, answers and scores out."
@@ -128,8 +137,12 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     start.add_argument("--preset", choices=["caption"], help='a prompt by name: caption is "a photo of"')
 
     ask = commands.add_parser("ask", help="ask a picture a question", description="Ask a picture, or each of a folder.")
-    ask.add_argument("pictures", nargs=1, metavar="PICTURE", help=a_picture)
-    ask.add_argument("question", type=_words, help='plain words; "Question: ... Answer:" is put around them')
+    ask.add_argument("pictures", nargs="?", metavar="PICTURE", help=a_picture)
+    about = 'plain words; "Question: ... Answer:" is put around them'
+    ask.add_argument("question", nargs="?", type=_words, help=about)
+    about = 'with --out: a line for each question, {"picture": "cat.jpg", "question": "how many cats?"}, the picture '
+    about += "as seen from the file's folder"
+    ask.add_argument("--questions", type=Path, metavar="FILE", help=about)
     around = ask.add_mutually_exclusive_group()
     around.add_argument("--raw", action="store_true", help="take the question as the whole prompt, as it is")
     around.add_argument(
@@ -141,7 +154,7 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     match = commands.add_parser(
         "match", help="which texts fit a picture", description="How probable it is that each text fits the picture."
     )
-    match.add_argument("picture", metavar="PICTURE")
+    match.add_argument("picture", metavar="PICTURE", help="a picture; with --out also a folder of pictures")
     match.add_argument("texts", nargs="+", type=_words, metavar="TEXT")
 
     rank = commands.add_parser(
@@ -170,6 +183,8 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
         _writing(command)
     for command in (match, rank, fill):
         _shared(command, "demo-bridgetower", "BridgeTower")
+    for command in (caption, ask, match, rank):
+        _long(command)
     for name, (_, about) in TOOLS.items():
         tool = commands.add_parser(name, help=about, description=about)
         if name == wanted:
@@ -182,6 +197,20 @@ def _shared(command: argparse.ArgumentParser, demo: str, family: str) -> None:
     about = f"a {family} folder in the Hub's layout (default: {demo}, a tiny model of a toy world)"
     command.add_argument("--model", default=demo, metavar="FOLDER", help=about)
     command.add_argument("--json", action="store_true", help="print one JSON object a line")
+    about = "how weights are kept (default: auto, as the file has them); int8 and weight-only make them 8 bits"
+    command.add_argument("--dtype", choices=DTYPES, default="auto", help=about)
+
+
+def _long(command: argparse.ArgumentParser) -> None:
+    """What makes a command a job over many pictures: minivl/jobs."""
+    group = command.add_argument_group("long jobs")
+    add = group.add_argument
+    about = "write a JSON object for each picture, in order, to FILE; a picture may then also be a tar shard"
+    add("--out", type=Path, metavar="FILE.jsonl", help=about)
+    add("--resume", action="store_true", help="go on where FILE ends, if it is there; it ends with the same bytes")
+    add("--batch", type=_count, metavar="N", help=f"pictures that are read and go through together (default: {BATCH})")
+    about = "only the I-th of N parts; their files one after the other are that of the whole"
+    add("--shard", type=_part, metavar="I/N", help=about)
 
 
 def _writing(command: argparse.ArgumentParser) -> None:
@@ -209,7 +238,30 @@ def _contradiction(arguments: argparse.Namespace) -> str | None:
         return "--stream shows one text as it grows, which goes neither with --json nor with --beams"
     if "" in given.get("stop", ()):
         return "--stop needs a text"
+    alone = {"pictures", "question"} & given.keys()
+    if arguments.command == "ask" and (alone if "questions" in given else len(alone) < 2):
+        return "wanted a PICTURE and a question, or --questions FILE in their place"
+    return _job_contradiction(given) if "shard" in arguments else None
+
+
+def _job_contradiction(given: dict[str, Any]) -> str | None:
+    """What of the arguments of a command that may be a long job does not go together."""
+    if "out" not in given:
+        lonely = [name for name in ("batch", "shard", "resume", "questions") if name in given]
+        return f"--{lonely[0]} needs --out FILE" if lonely else None
+    if "stream" in given:
+        return "--stream shows words as they come, --out writes them to a file: give one of the two"
+    if "sample" in given and "seed" not in given:
+        return "--sample with --out needs --seed, so that a job that was stopped can go on as if it had not been"
     return None
+
+
+def _complete(arguments: argparse.Namespace) -> None:
+    """Defaults of what must be seen to be missing before."""
+    if "shard" in arguments:
+        arguments.batch, arguments.shard = arguments.batch or BATCH, arguments.shard or (1, 1)
+    if arguments.command == "ask" and arguments.pictures is not None:
+        arguments.pictures = [arguments.pictures]
 
 
 def _words(text: str) -> str:
@@ -228,6 +280,13 @@ def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not all(one.isascii() and one.isdecimal() for one in (part, parts)) or not 1 <= int(part) <= int(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of N parts, as in 1/4, 2/4, 3/4, 4/4")
+    return int(part), int(parts)
 
 
 def _whole(text: str) -> int:

@@ -31,7 +31,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and say where it is."""
-    from ..commands import _note_toy
+    from ..commands import note_toy
 
     if arguments.text is not None and arguments.question is not None:
         raise InputError("a question is for BLIP-2 and --text for BridgeTower: give one of the two")
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--out {show(out)}: wanted a file in a folder that is there")
     model = arguments.model or ("demo" if arguments.text is None else "demo-bridgetower")
     record = _read(arguments, model) if arguments.text is not None else _write(arguments, model)
-    _note_toy(model)
+    note_toy(model)
     record.save(out)
     print(f"{out}: {record.text!r}, {out.stat().st_size / 1e6:.1f} MB; open it in a browser", flush=True)
     return 0
