@@ -18,14 +18,14 @@ from minivl.models import blocks, vit
 from minivl.weights import names, tree
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = str(ROOT / "minivl" / "models")
+MODELS = str(Path(blocks.__file__).parent)
 
 
 def line_of(function, text):
     """Where `text` stands inside a function: file:line."""
     lines, first = inspect.getsourcelines(function)
     (place,) = (first + i for i, line in enumerate(lines) if text in line)
-    return f"{Path(inspect.getsourcefile(function)).relative_to(ROOT)}:{place}"
+    return f"{inspect.getsourcefile(function)}:{place}"
 
 
 def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula():
