@@ -28,7 +28,7 @@ def line_of(function, text):
     return f"{inspect.getsourcefile(function)}:{place}"
 
 
-def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula():
+def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula(tmp_path):
     commands = [
         f"b {line_of(blocks.attend, 'mixed = ops.attention(')}",
         "c",
@@ -39,8 +39,8 @@ def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula():
         "q",
     ]
     command = [sys.executable, "-m", "pdb", *(part for one in commands for part in ("-c", one))]
-    command += ["-m", "minivl", "caption", "tutorials/pictures/red_circle.png"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    command += ["-m", "minivl", "caption", str(ROOT / "tutorials/pictures/red_circle.png")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert "((1, 4, 65, 32), (1, 4, 65, 32), (1, 4, 65, 32))" in done.stdout, done.stdout + done.stderr
     assert "['out', 'qkv']" in done.stdout
     here = [line for line in done.stdout.partition("--Call--")[2].splitlines() if line.startswith("> ")][-1]
