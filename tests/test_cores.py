@@ -1,4 +1,7 @@
-"""Work that the cores share: everything is done once, errors come out, and BLAS has its threads back afterwards."""
+"""Work that the cores share: everything is done once, errors come out, and BLAS has its threads back afterwards.
+
+Parts of one op, and whole rows of a batch.
+"""
 
 import os
 import subprocess
@@ -10,6 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import minivl
+from minivl import Blip2ForConditionalGeneration, BridgeTowerForContrastiveLearning
+from minivl.errors import InputError
+from minivl.faces import blip2, bridgetower, rows
 from minivl.ops import cores, get
 from minivl.ops.cores import share
 
@@ -54,6 +61,30 @@ def test_all_of_this_with_two_threads():
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout
+
+
+def test_work_that_shares_in_its_turn_does_its_parts_in_its_own_thread():
+    """A helper that waited for a helper would wait for itself."""
+    done, apart = [], []
+
+    def whole(i):
+        outer = threading.get_ident()
+
+        def part(j):
+            done.append((i, j))
+            apart.append(threading.get_ident() != outer)
+
+        share(part, range(5))
+
+    share(whole, range(6))
+    assert sorted(done) == [(i, j) for i in range(6) for j in range(5)]
+    assert not any(apart)
+
+
+def test_after_an_error_work_is_shared_again():
+    with pytest.raises(ZeroDivisionError):
+        share(lambda part: 1 // 0, range(4))
+    test_every_part_is_done_once_and_by_more_than_one_thread()
 
 
 def test_no_part_and_one_part():
@@ -135,6 +166,105 @@ def test_rows_cover_a_matrix_once():
     for shape in [(1, 1), (10, 3), (7, 100), (0, 5), (5, 0)]:
         parts = cores.rows(shape, 30)
         assert [row for part in parts for row in range(part.start, part.stop)] == list(range(shape[0]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_core_gets_as_many_rows(monkeypatch, count):
+    monkeypatch.setattr(cores, "count", lambda: count)
+    parts = cores.rows((2560, 2560), 1 << 20)  # 6.25 of the wanted size
+    heights = [part.stop - part.start for part in parts]
+    assert len(parts) == {1: 7, 2: 8, 3: 9}[count]
+    assert max(heights) - min(heights) <= 1
+    assert cores.rows((10, 3), 1000) == [slice(0, 10)]  # too small to be cut
+
+
+# ---- whole rows of a batch ---------------------------------------------------------------------------------------
+
+
+def numbers(tree):
+    """The arrays of an output, in order."""
+    if isinstance(tree, np.ndarray):
+        return [tree]
+    return [array for branch in tree for array in numbers(branch)] if isinstance(tree, list | tuple) else []
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 2)
+    monkeypatch.setattr(rows, "LEAST", 0)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """How many rows by_rows handed out, each time."""
+    heights = []
+
+    def by_rows(ops, run, *arrays):
+        def counted(*parts):
+            heights.append([len(part) for part in parts])
+            return run(*parts)
+
+        return rows.by_rows(ops, counted, *arrays)
+
+    for face in (bridgetower, blip2):
+        monkeypatch.setattr(face, "by_rows", by_rows)
+    return heights
+
+
+def pairs(batch):
+    rng = np.random.default_rng(batch)
+    mask = np.ones((batch, 5), int)
+    mask[0, 3:] = 0
+    pixels = rng.normal(size=(batch, 3, 64, 64)).astype(np.float32)
+    return {"input_ids": rng.integers(4, 90, (batch, 5)), "attention_mask": mask, "pixel_values": pixels}
+
+
+def test_rows_apart_are_the_rows_of_the_batch(two_cores, seen, monkeypatch):
+    model = BridgeTowerForContrastiveLearning.from_pretrained("demo-bridgetower")
+    asked = {"output_attentions": True, "output_hidden_states": True, "return_loss": True}
+    got = model(**pairs(6), **asked)
+    assert seen == [[3, 3, 3], [3, 3, 3]]
+    monkeypatch.setattr(rows, "LEAST", 1 << 40)
+    wanted = model(**pairs(6), **asked)
+    assert seen[2:] == [[6, 6, 6]]
+    a, b = numbers(got.to_tuple()), numbers(wanted.to_tuple())
+    assert len(a) == len(b) > 20
+    for x, y in zip(a, b, strict=True):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_apart_are_told_of_in_order(two_cores, seen, monkeypatch):
+    model = Blip2ForConditionalGeneration.from_pretrained("demo")
+    pixels = pairs(4)["pixel_values"]
+    got = model.generate(pixels)
+    assert seen == [[2], [2]]
+    monkeypatch.setattr(rows, "LEAST", 1 << 40)
+    np.testing.assert_array_equal(got, model.generate(pixels))
+    assert len({tuple(row) for row in got}) > 1, "rows in the wrong order would not show"
+
+
+def test_an_odd_batch_and_a_small_one_stay_whole(two_cores, seen, monkeypatch):
+    model = BridgeTowerForContrastiveLearning.from_pretrained("demo-bridgetower")
+    model(**pairs(3))
+    monkeypatch.setattr(rows, "LEAST", 1 << 17)
+    model(**pairs(2))
+    assert seen == [[3, 3, 3], [2, 2, 2]]
+
+
+def test_who_watches_sees_whole_batches(two_cores):
+    model = BridgeTowerForContrastiveLearning.from_pretrained("demo-bridgetower")
+    with minivl.trace(model) as flow:
+        model(**pairs(4))
+    assert {len(flow[name]) for name in flow if name.endswith(".mlp")} == {4}
+
+
+def test_an_error_in_one_part_of_the_batch_comes_out(two_cores):
+    model = BridgeTowerForContrastiveLearning.from_pretrained("demo-bridgetower")
+    bad = pairs(4)
+    bad["input_ids"][3, 1] = 10_000
+    with pytest.raises(InputError, match="10000"):
+        model(**bad)
 
 
 @pytest.mark.parametrize(

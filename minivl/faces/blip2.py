@@ -16,6 +16,7 @@ from ..weights import files, names, tree
 from .inputs import same_rows, to_floats, to_prompt
 from .languages import PASSES
 from .pretrained import Pretrained, Tensors
+from .rows import by_rows
 
 if TYPE_CHECKING:
     from ..player import AttentionTrace
@@ -141,7 +142,7 @@ class Blip2ForConditionalGeneration(Pretrained):
     def _reader(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Any:
         """What minivl/generate asks for the next token: `step` and `reorder`, see models/opt.py's Reader."""
         ops, p, c = self.ops, self.without_gradients(), self.config
-        soft_words = blip2.see(ops, p, ops.from_numpy(pixels), c)
+        soft_words = by_rows(ops, lambda pixels: blip2.see(ops, p, pixels, c), ops.from_numpy(pixels))
         embeds, seen = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
         return blip2.language(c).Reader(ops, p["language"], embeds, seen, c.text_config)
 

@@ -18,6 +18,7 @@ from ..trace import watch_attention
 from ..weights import files, names, tree
 from .inputs import same_rows, to_array, to_floats, to_ids, to_prompt
 from .pretrained import Pretrained, Tensors
+from .rows import by_rows
 
 if TYPE_CHECKING:
     from ..player import AttentionTrace
@@ -30,8 +31,8 @@ HEAD_NAMES = (*HEADS, "logit_scale")
 class Flow(NamedTuple):
     """What one pass over the trunk leaves for the heads."""
 
-    texts: list[Any]  # the text tower's states
-    images: list[Any]  # the vision tower's
+    text_tower: Any  # (B, T, C), the last state of the text tower
+    image_tower: Any  # (B, N, M), the last one of the vision tower that is used
     text: Any  # (B, T, C) after the last cross-modal layer
     image: Any  # (B, N, C)
     pooled: Any  # (B, 2·C)
@@ -152,20 +153,27 @@ class BridgeTower(Pretrained):
         same_rows(len(picture), len(ids))
         if image_token_type_idx not in (None, 0, 1):
             raise InputError(f"image_token_type_idx {image_token_type_idx!r}: the token types are 0 and 1")
-        texts = bridgetower.text_tower(ops, p, ids, mask, c)
-        images = bridgetower.image_tower(ops, p, picture, c)
-        maps: list[Any] = []
-        watched = watch_attention(ops, maps) if output_attentions else ops
-        pairs = list(bridgetower.fuse(watched, p, texts, images, mask, c, image_token_type_idx or 1))
-        text, image = pairs[-1]
+
+        def towers(ids: Any, mask: Any, picture: Any) -> Any:
+            """The last states of the towers, the vector of the pair, all states and all maps, of some of the pairs."""
+            texts = bridgetower.text_tower(ops, p, ids, mask, c)
+            images = bridgetower.image_tower(ops, p, picture, c)
+            maps: list[Any] = []
+            watched = watch_attention(ops, maps) if output_attentions else ops
+            pairs = list(bridgetower.fuse(watched, p, texts, images, mask, c, image_token_type_idx or 1))
+            states = (texts, images, pairs) if output_hidden_states else ()
+            return texts[-1], images[-1], *pairs[-1], bridgetower.pool(ops, p, *pairs[-1]), states, maps
+
+        *flow, states, maps = by_rows(ops, towers, ids, mask, picture)
         shown: dict[str, Any] = {}
         if output_hidden_states:
+            texts, images, pairs = states
             shown["hidden_states"] = (tuple(texts), tuple(x.swapaxes(0, 1) for x in images), tuple(pairs))
         if output_attentions:  # each pair of layers: text over text, text over picture, picture over picture, over text
             layers = [maps[i : i + 4] for i in range(0, len(maps), 4)]
             shown["attentions"] = tuple((own_text, own_image) for own_text, _, own_image, _ in layers)
             shown["cross_attentions"] = tuple((to_image, to_text) for _, to_image, _, to_text in layers)
-        return Flow(texts, images, text, image, bridgetower.pool(ops, p, text, image), shown)
+        return Flow(*flow, shown)
 
     def _words(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
         ids, mask = to_prompt(input_ids, attention_mask)
@@ -192,8 +200,8 @@ class BridgeTower(Pretrained):
 
     def _contrast(self, flow: Flow, with_loss: bool) -> ContrastiveOutput:
         ops, p = self.ops, self.params
-        text = bridgetower.text_vector(ops, p, flow.texts[-1])
-        image = bridgetower.image_vector(ops, p, flow.images[-1], self.config)
+        text = bridgetower.text_vector(ops, p, flow.text_tower)
+        image = bridgetower.image_vector(ops, p, flow.image_tower, self.config)
         cross = bridgetower.contrast(ops, p, flow.pooled, "cross")
         logits, loss = ops.concat([x[:, None] for x in (text, image, cross)], 1), None
         if with_loss:  # each text knows its picture among all, and so on: one direction each, as in transformers

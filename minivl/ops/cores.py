@@ -11,11 +11,12 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from contextvars import copy_context
-from functools import cache
+from contextvars import ContextVar, copy_context
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ import numpy as np
 def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
     """work(part) for all parts, in any order and at the same time: each must write to a place of its own.
 
+    Work that shares in its turn does its own parts itself: the other threads are busy with their parts of the whole.
     The first exception of a part is raised once all threads have stopped.
     """
     left = deque(parts)
     extra = min(count(), len(left)) - 1
 
-    def go():
+    def go() -> None:
         while left:
             try:
                 part = left.popleft()
@@ -37,26 +39,38 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
                 return
             work(part)
 
-    if extra < 1:
+    if extra < 1 or _sharing.get():
         return go()
-    with one_blas_thread():
-        pool, threads = _pool()
-        _keep_apart(threads)
-        others: list[Future] = [pool.submit(copy_context().run, go) for _ in range(extra)]
-        try:
-            go()
-        finally:
-            left.clear()
-            wait(others)
-    for other in others:
-        other.result()
+    tasks, threads = _helpers()
+    errors: SimpleQueue[BaseException | None] = SimpleQueue()
+    before = _sharing.set(True)
+    try:
+        with one_blas_thread():
+            _keep_apart(threads)
+            for _ in range(extra):
+                tasks.put((partial(copy_context().run, go), errors))
+            try:
+                go()
+            finally:
+                left.clear()
+                found = [errors.get() for _ in range(extra)]
+    finally:
+        _sharing.reset(before)
+    for error in found:
+        if error is not None:
+            raise error
+
+
+_sharing = ContextVar("sharing", default=False)  # whether this thread is at a part already
 
 
 def rows(shape: tuple[int, ...], size: int) -> list[slice]:
-    """The rows of a matrix (F, C) in runs of about `size` numbers."""
+    """The rows of a matrix (F, C) in runs of about `size` numbers, equally many runs of equal size for every core."""
     F, C = shape
-    height = max(1, size // max(C, 1))
-    return [slice(start, min(start + height, F)) for start in range(0, F, height)]
+    runs = -(-F * C // size)
+    runs = min(-(-runs // count()) * count() if runs > 1 else 1, F)
+    edges = [F * i // runs for i in range(runs + 1)] if runs else [0]
+    return [slice(start, end) for start, end in pairwise(edges)]
 
 
 @cache
@@ -80,20 +94,26 @@ def _openblas() -> ctypes.CDLL | None:
 
 
 @cache
-def _pool() -> tuple[ThreadPoolExecutor, list[int]]:
-    """The threads that help, and their numbers in the system."""
-    size, numbers = count() - 1, list[int]()
-    everybody = threading.Barrier(size + 1)  # a pool starts threads one by one, and only while none is idle
+def _helpers() -> tuple[SimpleQueue[Any], list[int]]:
+    """Where the threads that help find their tasks, and the threads' numbers in the system."""
+    tasks: SimpleQueue[Any] = SimpleQueue()
+    threads = [threading.Thread(target=_help, args=(tasks,), name="minivl", daemon=True) for _ in range(count() - 1)]
+    for thread in threads:
+        thread.start()
+    return tasks, [thread.native_id for thread in threads if thread.native_id is not None]
 
-    def appear():
-        numbers.append(threading.get_native_id())
-        everybody.wait()
 
-    pool = ThreadPoolExecutor(size, "minivl")
-    for _ in range(size):
-        pool.submit(appear)
-    everybody.wait()
-    return pool, numbers
+def _help(tasks: SimpleQueue[Any]) -> None:
+    """One task after the other: run it, and say how it ended."""
+    while True:
+        run, errors = tasks.get()
+        try:
+            run()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the work was shared
+            errors.put(error)
+        else:
+            errors.put(None)
+        del run, errors  # not to hold the arrays of a task until the next one
 
 
 def _keep_apart(threads: list[int]) -> None:
@@ -113,10 +133,10 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-if hasattr(os, "register_at_fork"):  # a child process inherits the pool, but none of its threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+if hasattr(os, "register_at_fork"):  # a child process inherits the queue, but none of its threads
+    os.register_at_fork(after_in_child=_helpers.cache_clear)
 
-_sharing = 0  # how many calls of `share` are under way in this process
+_calls = 0  # how many calls of `share` are under way in this process
 _lock = threading.Lock()
 
 
@@ -131,9 +151,9 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _count_sharing(step: int) -> None:
-    global _sharing
+    global _calls
     library = _openblas()
     with _lock:
-        _sharing += step
+        _calls += step
         if library:
-            library.scipy_openblas_set_num_threads64_(1 if _sharing else count())
+            library.scipy_openblas_set_num_threads64_(1 if _calls else count())

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..disk import read_json, replacing, show
 from ..errors import InputError, WeightsError
+from ..ops import cores
 from . import hub
 from .header import DTYPES, read_header, write_header
 
@@ -76,12 +77,16 @@ class Stored(NamedTuple):
 
     def check_finite(self) -> None:
         """Read the whole tensor, a block at a time; WeightsError if a NaN or an infinity is in it."""
-        flat = self.array.reshape(-1)
-        for start in range(0, flat.size, BLOCK):
+        flat, found = self.array.reshape(-1), list[int]()
+
+        def look(start: int) -> None:
             good = finite(flat[start : start + BLOCK], self.dtype)
             if not good.all():
-                at = start + int(np.argmin(good))
-                raise WeightsError(f"tensor {show(self.name)}: wanted finite values, found NaN or infinity at {at}")
+                found.append(start + int(np.argmin(good)))
+
+        cores.share(look, range(0, flat.size, BLOCK))
+        if found:
+            raise WeightsError(f"tensor {show(self.name)}: wanted finite values, found NaN or infinity at {min(found)}")
 
 
 def find(
