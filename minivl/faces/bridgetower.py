@@ -161,10 +161,10 @@ class BridgeTower(Pretrained):
             maps: list[Any] = []
             watched = watch_attention(ops, maps) if output_attentions else ops
             pairs = list(bridgetower.fuse(watched, p, texts, images, mask, c, image_token_type_idx or 1))
-            states = (texts, images, pairs) if output_hidden_states else ()
-            return texts[-1], images[-1], *pairs[-1], bridgetower.pool(ops, p, *pairs[-1]), states, maps
+            last = (texts[-1], images[-1], *pairs[-1], bridgetower.pool(ops, p, *pairs[-1]))
+            return last, (texts, images, pairs) if output_hidden_states else (), maps
 
-        *flow, states, maps = by_rows(ops, towers, ids, mask, picture)
+        last, states, maps = by_rows(ops, towers, ids, mask, picture)
         shown: dict[str, Any] = {}
         if output_hidden_states:
             texts, images, pairs = states
@@ -173,7 +173,7 @@ class BridgeTower(Pretrained):
             layers = [maps[i : i + 4] for i in range(0, len(maps), 4)]
             shown["attentions"] = tuple((own_text, own_image) for own_text, _, own_image, _ in layers)
             shown["cross_attentions"] = tuple((to_image, to_text) for _, to_image, _, to_text in layers)
-        return Flow(*flow, shown)
+        return Flow(*last, shown)
 
     def _words(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
         ids, mask = to_prompt(input_ids, attention_mask)

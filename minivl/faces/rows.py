@@ -22,7 +22,7 @@ def by_rows(ops: Ops, run: Callable[..., Any], *arrays: Any) -> Any:
     arrays   (B, ...) each, the last one of them the largest
     run      gives arrays (B, ...), in lists and tuples of any depth
     """
-    crew, batch = cores.count(), len(arrays[-1])
+    crew, batch = cores.crew(), len(arrays[-1])
     if ops is not OPS or crew == 1 or batch % crew or arrays[-1].size < crew * LEAST:
         return run(*arrays)
     each = batch // crew

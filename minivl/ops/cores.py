@@ -29,7 +29,7 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
     The first exception of a part is raised once all threads have stopped.
     """
     left = deque(parts)
-    extra = min(count(), len(left)) - 1
+    extra = min(crew(), len(left)) - 1
 
     def go() -> None:
         while left:
@@ -39,7 +39,7 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
                 return
             work(part)
 
-    if extra < 1 or _sharing.get():
+    if extra < 1:
         return go()
     tasks, threads = _helpers()
     errors: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -64,11 +64,16 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
 _sharing = ContextVar("sharing", default=False)  # whether this thread is at a part already
 
 
+def crew() -> int:
+    """How many threads `share` would take now: one for work that is itself a part."""
+    return 1 if _sharing.get() else count()
+
+
 def rows(shape: tuple[int, ...], size: int) -> list[slice]:
     """The rows of a matrix (F, C) in runs of about `size` numbers, equally many runs of equal size for every core."""
     F, C = shape
     runs = -(-F * C // size)
-    runs = min(-(-runs // count()) * count() if runs > 1 else 1, F)
+    runs = min(-(-runs // crew()) * crew() if runs > 1 else 1, F)
     edges = [F * i // runs for i in range(runs + 1)] if runs else [0]
     return [slice(start, end) for start, end in pairwise(edges)]
 
@@ -109,7 +114,7 @@ def _help(tasks: SimpleQueue[Any]) -> None:
         run, errors = tasks.get()
         try:
             run()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the work was shared
+        except BaseException as error:  # it is raised where the work was shared
             errors.put(error)
         else:
             errors.put(None)

@@ -185,7 +185,7 @@ def _groups_of_heads(B, H, scores):
     """Pairs of slices (of the batch, of the heads) with about BLOCK scores each, as many for every core."""
     groups = -(-B * H * scores // BLOCK)
     if groups > 1:
-        groups = -(-groups // cores.count()) * cores.count()
+        groups = -(-groups // cores.crew()) * cores.crew()
     rows = max(1, B // groups) if groups else B
     heads = -(-H // max(1, groups // B))
     return [(slice(b, b + rows), slice(h, h + heads)) for b in range(0, B, rows) for h in range(0, H, heads)]
