@@ -173,7 +173,7 @@ class BridgeTower(Pretrained):
             layers = [maps[i : i + 4] for i in range(0, len(maps), 4)]
             shown["attentions"] = tuple((own_text, own_image) for own_text, _, own_image, _ in layers)
             shown["cross_attentions"] = tuple((to_image, to_text) for _, to_image, _, to_text in layers)
-        return Flow(*last, shown)
+        return Flow._make((*last, shown))
 
     def _words(self, input_ids: Any, attention_mask: Any) -> tuple[Any, Any]:
         ids, mask = to_prompt(input_ids, attention_mask)
