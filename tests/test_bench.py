@@ -292,7 +292,7 @@ def test_quick_means_two_layers_two_rounds_and_few_processes(planned):
     plan = command.plan_of(arguments("--quick"))
     assert (plan.rounds, plan.layers, plan.quick) == (2, 2, True)
     list(command.every(plan))
-    assert [plan.rows for plan in planned[:-1]] == [("cold",), ("loading",), ("large",)]
+    assert [(plan.rows, plan.rounds) for plan in planned[:-1]] == [(("cold",), 1), (("loading",), 1), (("large",), 1)]
     assert set(planned[-1].rows) == {row.name for row in ROWS} - {"cold", "loading", "large"}
 
 
