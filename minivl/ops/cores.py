@@ -1,4 +1,4 @@
-"""Work shared among the cores: independent parts of one op, each done by whichever thread comes first.
+"""Work shared among the cores: parts of one op, or whole rows of a batch, each done by whichever thread comes first.
 
 NumPy computes without Python's lock, so two threads are two cores' worth of work. BLAS brings threads of its own; while
 parts are shared it gets one for each of ours, or they would wait for each other.

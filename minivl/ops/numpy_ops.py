@@ -46,7 +46,7 @@ def linear(x, w, b=None):
 def _of_few_rows(w, x):
     """w xᵀ: BLAS is up to twice as fast with the large matrix on the left.   w (F, C), x (rows, C) -> (F, rows)"""
     y = np.empty((w.shape[0], len(x)), np.result_type(x, w))
-    if w.size < 2 * PART:
+    if w.size < 4 * PART:  # BLAS threads stay awake for a while after a product, and would be in the way of ours
         return np.matmul(w, x.T, out=y)
     cores.share(lambda part: sliced_product(w[part], x, y[part]), cores.rows(w.shape, PART))
     return y
