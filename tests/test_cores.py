@@ -117,7 +117,7 @@ def test_blas_has_one_thread_while_parts_are_shared_and_all_of_them_afterwards()
 def test_callers_in_several_threads_do_not_disturb_each_other():
     before = blas_threads()
     rng = np.random.default_rng(0)
-    x, w = rng.normal(size=(7, 64)).astype(np.float32), rng.normal(size=(40_000, 64)).astype(np.float32)
+    x, w = rng.normal(size=(7, 64)).astype(np.float32), rng.normal(size=(80_000, 64)).astype(np.float32)
     wanted = OPS.linear(x, w)
     with ThreadPoolExecutor(4) as pool:
         for got in pool.map(lambda _: OPS.linear(x, w), range(24)):
@@ -139,7 +139,7 @@ def test_a_child_that_was_forked_has_threads_of_its_own():
     code = """
 import os, numpy as np
 from minivl.ops import get
-x, w = np.ones((7, 64), np.float32), np.ones((40_000, 64), np.float32)
+x, w = np.ones((7, 64), np.float32), np.ones((80_000, 64), np.float32)
 get("numpy").linear(x, w)
 child = os.fork()
 if child == 0:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import minivl.ops
 from minivl.errors import InputError, OpsError
+from minivl.ops import numpy_ops
 
 RECORDS = ["numpy", "torch"]
 DTYPES = [np.float64, np.float32]
@@ -94,6 +95,18 @@ def test_linear(record, dtype, seed, shape, into, out, bias):
 def test_linear_of_many_rows(record, rows):
     x, w, b = draw(0, (rows, 88), np.float32), draw(1, (33, 88), np.float32), draw(2, (33,), np.float32)
     against_torch(record, "linear", F.linear, x, w, b, dtype=np.float32)
+
+
+@pytest.mark.parametrize("rows", [2, 7, 99])
+@pytest.mark.parametrize("into, out", [(88, 33), (64, 40), (1300, 1001)])  # 33 and 1001 leave rows beside the slices
+def test_few_rows_meet_a_matrix_in_parts(monkeypatch, rows, into, out):
+    monkeypatch.setattr(numpy_ops, "PART", 512)
+    parts = []
+    whole = numpy_ops.sliced_product
+    monkeypatch.setattr(numpy_ops, "sliced_product", lambda *given: (parts.append(len(given[0])), whole(*given)))
+    x, w, b = draw(0, (rows, into), np.float32), draw(1, (out, into), np.float32), draw(2, (out,), np.float32)
+    against_torch("numpy", "linear", F.linear, x, w, b, dtype=np.float32)
+    assert sum(parts) == out and len(parts) > 1
 
 
 BENT = {
