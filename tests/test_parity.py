@@ -13,7 +13,7 @@ import minivl
 from minivl.cli import main
 from minivl.errors import InputError, NumbersError
 from minivl.ops import numpy_ops
-from minivl.parity import flow, inputs, ours
+from minivl.parity import flow, inputs, ours, settings
 from minivl.parity.weights import how_it_differs, rounded
 
 PLANTS = plants.all_plants()
@@ -145,6 +145,23 @@ def test_another_folder_and_a_setting(tmp_path):
         setting = {"vision_config.layer_norm_eps": 1e-3}
         report = minivl.diff("numpy", b, model=tmp_path / "a", set_b=setting)
         assert report.first.name == "vision.layers.0.self_ln" and report.diagnosis.best == "eps 0.001 for 1e-06"
+
+
+@pytest.mark.parametrize("side", ["numpy", "transformers"])
+def test_what_follows_from_a_setting_follows_it(tmp_path, side):
+    """A file names dense_act_fn beside the feed_forward_proj that it comes from, and in a model the former counts."""
+    model = plants.model_of("t5")
+    model.save_pretrained(tmp_path)
+    setting = {"text_config.feed_forward_proj": "gated-relu"}
+    report = minivl.diff("numpy", side, model=tmp_path, set_b=setting)
+    assert report.first.name == "language.encoder.layers.0.mlp.act"
+    assert report.diagnosis.best == "activation: relu for gelu (tanh)"
+    follows = {"text_config.dense_act_fn": "relu"}
+    assert settings.consequences(model.config, setting) == setting | follows
+    exact = settings.changed(model.config, {"text_config.dense_act_fn": "gelu"})
+    assert settings.changed(exact, setting).text_config.dense_act_fn == "gelu"
+    both = {**setting, "text_config.dense_act_fn": "silu"}
+    assert settings.changed(model.config, both).text_config.dense_act_fn == "silu"
 
 
 # ---- the rule -----------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ..weights import files, tree
 from . import families
 from .float64 import FLOAT64
 from .ours import Emit, Ours, emit_results, eps_of
-from .settings import changed
+from .settings import consequences
 
 
 def package() -> Any:
@@ -41,9 +41,8 @@ def load(folder: Any, family: type[Pretrained], settings: Mapping[str, Any], dty
 
     path, how = files.find(folder), {}
     if settings:
-        changed(family.config_class.from_pretrained(path), settings)  # for its refusals
         how["config"] = transformers.AutoConfig.from_pretrained(path)
-        for name, value in settings.items():
+        for name, value in consequences(family.config_class.from_pretrained(path), settings).items():
             *parts, last = name.split(".")
             setattr(reduce(getattr, parts, how["config"]), last, value)
     name = next(cls.__name__ for cls in family.__mro__ if hasattr(transformers, cls.__name__))
