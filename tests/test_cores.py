@@ -87,6 +87,27 @@ def test_after_an_error_work_is_shared_again():
     test_every_part_is_done_once_and_by_more_than_one_thread()
 
 
+def test_nobody_waits_for_helpers_that_are_at_long_work_of_others(monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 2)
+    everybody, over, ended = threading.Barrier(3, timeout=30), threading.Event(), []
+
+    def long(part):
+        everybody.wait()
+        over.wait(10)
+        ended.append(part)
+
+    other = threading.Thread(target=share, args=(long, range(2)))
+    other.start()
+    everybody.wait()  # now the one helper that there is has a part of the other's
+    done = []
+    share(done.append, range(3))
+    assert sorted(done) == [0, 1, 2] and not ended
+    over.set()
+    other.join(30)
+    assert len(ended) == 2
+    test_every_part_is_done_once_and_by_more_than_one_thread()  # the helper is free again
+
+
 def test_no_part_and_one_part():
     done = []
     share(done.append, [])

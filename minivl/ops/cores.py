@@ -41,24 +41,47 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
 
     if extra < 1:
         return go()
+    seats, outcomes = deque([None] * extra), SimpleQueue[BaseException | None]()
+
+    def help_out() -> None:
+        try:
+            seats.pop()
+        except IndexError:  # all was done before this thread was free
+            return
+        try:
+            go()
+        except BaseException as error:  # it is raised where the work was shared
+            outcomes.put(error)
+        else:
+            outcomes.put(None)
+
     tasks, threads = _helpers()
-    errors: SimpleQueue[BaseException | None] = SimpleQueue()
     before = _sharing.set(True)
     try:
         with one_blas_thread():
             _keep_apart(threads)
             for _ in range(extra):
-                tasks.put((partial(copy_context().run, go), errors))
+                tasks.put(partial(copy_context().run, help_out))
             try:
                 go()
             finally:
                 left.clear()
-                found = [errors.get() for _ in range(extra)]
+                found = [outcomes.get() for _ in range(extra - _taken_back(seats))]
     finally:
         _sharing.reset(before)
     for error in found:
         if error is not None:
             raise error
+
+
+def _taken_back(seats: deque[None]) -> int:
+    """How many helpers have not come yet, and need not any more: they may be at long work of somebody else."""
+    count = 0
+    with suppress(IndexError):
+        while True:
+            seats.pop()
+            count += 1
+    return count
 
 
 _sharing = ContextVar("sharing", default=False)  # whether this thread is at a part already
@@ -109,16 +132,8 @@ def _helpers() -> tuple[SimpleQueue[Any], list[int]]:
 
 
 def _help(tasks: SimpleQueue[Any]) -> None:
-    """One task after the other: run it, and say how it ended."""
     while True:
-        run, errors = tasks.get()
-        try:
-            run()
-        except BaseException as error:  # it is raised where the work was shared
-            errors.put(error)
-        else:
-            errors.put(None)
-        del run, errors  # not to hold the arrays of a task until the next one
+        tasks.get()()
 
 
 def _keep_apart(threads: list[int]) -> None:
