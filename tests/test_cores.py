@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,22 +64,23 @@ def test_all_of_this_with_two_threads():
     assert done.returncode == 0, done.stdout
 
 
-def test_work_that_shares_in_its_turn_does_its_parts_in_its_own_thread():
-    """A helper that waited for a helper would wait for itself."""
-    done, apart = [], []
+def test_work_that_shares_in_its_turn_does_its_parts_in_its_own_thread(monkeypatch):
+    monkeypatch.setattr(cores, "count", lambda: 2)
+    both, done, threads = threading.Barrier(2, timeout=30), [], set()
 
     def whole(i):
-        outer = threading.get_ident()
+        both.wait()
+        if i == 0:  # the other thread is free at once, and could take parts of this
+            share(part, range(5))
 
-        def part(j):
-            done.append((i, j))
-            apart.append(threading.get_ident() != outer)
+    def part(j):
+        time.sleep(0.01)
+        done.append(j)
+        threads.add(threading.get_ident())
 
-        share(part, range(5))
-
-    share(whole, range(6))
-    assert sorted(done) == [(i, j) for i in range(6) for j in range(5)]
-    assert not any(apart)
+    share(whole, range(2))
+    assert sorted(done) == list(range(5))
+    assert len(threads) == 1
 
 
 def test_after_an_error_work_is_shared_again():
