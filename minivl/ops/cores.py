@@ -76,12 +76,12 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
 
 def _taken_back(seats: deque[None]) -> int:
     """How many helpers have not come yet, and need not any more: they may be at long work of somebody else."""
-    count = 0
-    with suppress(IndexError):
+    taken = 0
+    with suppress(IndexError):  # one may come at this very moment
         while True:
             seats.pop()
-            count += 1
-    return count
+            taken += 1
+    return taken
 
 
 _sharing = ContextVar("sharing", default=False)  # whether this thread is at a part already
