@@ -18,7 +18,7 @@ The wrappers below exist for whoever has only an array, and to show what the fus
     one program BLOCK numbers in a row, 16 bytes per load
     grid        (⌈numbers / BLOCK⌉,)
 
-The plain versions are the functions of the same names in minivl/ops/numpy_ops.py.
+The plain versions are the functions of the same names in minivl/ops/numpy.py.
 """
 
 from minivl.errors import OpsError

@@ -16,7 +16,7 @@ by `slope` while it is in registers, so nobody keeps an MLP's hidden layer betwe
     memory      reads x and dy once, writes dx once: 3 x numbers x bytes each
     schedule    one program takes BLOCK numbers in a row, ⌈numbers / BLOCK⌉ programs
 
-The plain versions are `gelu_backward` and so on in minivl/ops/numpy_backward.py.
+The plain versions are `gelu_backward` and so on in minivl/ops/backward.py.
 """
 
 from minivl.errors import OpsError

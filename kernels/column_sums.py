@@ -13,7 +13,7 @@ chunks' sums. Number and size of the chunks follow from the shape alone, so the 
     schedule    one program takes BLOCK columns of one chunk, ROWS rows at a time: (⌈C / BLOCK⌉, chunks) programs, then
                 (⌈C / BLOCK⌉, 1) if there was more than one chunk
 
-The plain version is `x.sum(0)`, as in `linear_backward` of minivl/ops/numpy_backward.py.
+The plain version is `x.sum(0)`, as in `linear_backward` of minivl/ops/backward.py.
 """
 
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton

@@ -15,7 +15,7 @@ not read at all.
                 also finds the lowest and the highest target, so that one outside the vocabulary is refused and not
                 taken for another word. Reading those two numbers makes the computer wait for the GPU, once.
 
-The plain version is `cross_entropy` in minivl/ops/numpy_ops.py.
+The plain version is `cross_entropy` in minivl/ops/numpy.py.
 """
 
 from minivl.errors import InputError

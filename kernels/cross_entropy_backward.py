@@ -14,7 +14,7 @@ largest array of a training step, and a second one of that size is what the memo
     schedule    a single program counts the targets and finds their range, so that one outside the vocabulary is refused
                 (the computer waits for those two numbers); then one program takes ROWS rows
 
-The plain version is `cross_entropy_backward` in minivl/ops/numpy_backward.py.
+The plain version is `cross_entropy_backward` in minivl/ops/backward.py.
 """
 
 from minivl.errors import InputError, OpsError

@@ -16,7 +16,7 @@ for those few numbers. The gathering kernels leave ids outside the table unread 
                 the cache; as single steps (two look-ups, two sums, a norm) it is six reads and five writes.
     schedule    one program takes ROWS tokens whole; embed cuts rows wider than a block into several programs
 
-The plain versions are `embed` in minivl/ops/numpy_ops.py and `embed` in minivl/models/roberta.py.
+The plain versions are `embed` in minivl/ops/numpy.py and `embed` in minivl/models/roberta.py.
 """
 
 from minivl.errors import InputError, OpsError

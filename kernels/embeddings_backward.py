@@ -14,7 +14,7 @@ the text. Every row is written by exactly one program, the empty ones too: the t
     schedule    one program takes ROWS rows of the table x BLOCK columns, as long as its most frequent word is: a word
                 that occurs n times is n steps, one after the other
 
-The plain version is `embed_backward` in minivl/ops/numpy_backward.py.
+The plain version is `embed_backward` in minivl/ops/backward.py.
 """
 
 import numpy as np

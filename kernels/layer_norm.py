@@ -23,7 +23,7 @@ lies δ from the true mean, the row varies by at least δ² n / C, so the subtra
     schedule    one program takes ROWS rows whole, ⌈rows / ROWS⌉ programs. C is a constant of the compiled kernel, so
                 the masks and the divisions by C cost nothing; strides: `unit_of` in rows.py.
 
-The plain version, and the one these are tested against, is `layer_norm` in minivl/ops/numpy_ops.py.
+The plain version, and the one these are tested against, is `layer_norm` in minivl/ops/numpy.py.
 """
 
 from minivl.errors import OpsError

@@ -19,7 +19,7 @@ and column_sums.py adds those rows. No atomics: the same numbers give the same b
     schedule    at most PARTS programs, each taking ROWS rows at a time, whole, from its own chunk of them
 
 The plain versions are `layer_norm_backward`, `add_layer_norm_backward` and `rms_norm_backward` in
-minivl/ops/numpy_backward.py.
+minivl/ops/backward.py.
 """
 
 from minivl.errors import OpsError

@@ -22,7 +22,7 @@ may begin anywhere, and load 2 bytes at a time.
     one program BLOCK_M x BLOCK_F results
     grid        (⌈M / BLOCK_M⌉ · ⌈F / BLOCK_F⌉,)
 
-The plain version is `linear` in minivl/ops/numpy_ops.py.
+The plain version is `linear` in minivl/ops/numpy.py.
 """
 
 import math

@@ -22,7 +22,7 @@ program walks its sum from end to end, so no order is left to chance. Strides: a
     schedule    one program makes BLOCK_R x BLOCK_J of the result and walks over k, BLOCK_K at a time;
                 ⌈R / BLOCK_R⌉ · ⌈J / BLOCK_J⌉ programs
 
-The plain versions are `linear_backward` and `linear_act_backward` in minivl/ops/numpy_backward.py.
+The plain versions are `linear_backward` and `linear_act_backward` in minivl/ops/backward.py.
 """
 
 from minivl.errors import InputError

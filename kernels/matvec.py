@@ -17,7 +17,7 @@ that it needs once more for itself, from the L1 cache. No tensor core: it would 
     one program BLOCK_F features of all M rows
     grid        (⌈F / BLOCK_F⌉,)
 
-The plain version is `linear` in minivl/ops/numpy_ops.py, with w · s / 127 for w.
+The plain version is `linear` in minivl/ops/numpy.py, with w · s / 127 for w.
 """
 
 from minivl.errors import InputError, OpsError

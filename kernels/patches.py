@@ -20,7 +20,7 @@ where P is a multiple of 8; P = 14 allows 4 bytes).
     schedule    one program takes BLOCK_N patches x BLOCK_C features and walks over k, 3 P² long, BLOCK_K at a time.
                 The weights' rows are the fast axis of the grid, so that neighbours share their pixels.
 
-The plain version is `patch_embed` in minivl/ops/numpy_ops.py.
+The plain version is `patch_embed` in minivl/ops/numpy.py.
 """
 
 from minivl.errors import InputError

@@ -16,7 +16,7 @@ patch gets zeros.
     schedule    dw: one program makes BLOCK_C features x BLOCK_K pixels of a patch, and walks over all patches, BLOCK_N
                 at a time. dpixels: BLOCK_N patches x BLOCK_K pixels, walking over the features.
 
-The plain version is `patch_embed_backward` in minivl/ops/numpy_backward.py.
+The plain version is `patch_embed_backward` in minivl/ops/backward.py.
 """
 
 from minivl.errors import InputError

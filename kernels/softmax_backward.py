@@ -10,7 +10,7 @@ the same loop, u = Σ exp(x - m) dy, which shrinks like the total when a block r
     memory      x and dy twice (the second time mostly from the cache), dx once
     schedule    one program takes ROWS rows, ⌈rows / ROWS⌉ programs
 
-The plain version is `softmax_backward` in minivl/ops/numpy_backward.py.
+The plain version is `softmax_backward` in minivl/ops/backward.py.
 """
 
 from minivl.errors import OpsError

@@ -13,7 +13,7 @@ attention.py does the same to a whole matrix product. (Milakov & Gimelshein 2018
     memory      x once, y once; NumPy passes over the row five times. Rows wider than a block: x twice.
     schedule    one program takes ROWS rows, ⌈rows / ROWS⌉ programs
 
-The plain version is `softmax` in minivl/ops/numpy_ops.py.
+The plain version is `softmax` in minivl/ops/numpy.py.
 """
 
 from minivl.kernels.activations import check_floats

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from .errors import ImageError, InputError
-from .jobs import flow
-from .jobs.items import Item
-from .jobs.models import Speaker, Speaking
+from .pipelines import Speaker, Speaking
+from .tools.jobs import flow
+from .tools.jobs.items import Item
 
 __all__ = ["Captioner"]
 
@@ -96,7 +96,7 @@ def _speaker(model: str, loading: tuple[tuple[str, Any], ...]) -> Speaker:
 
 def _opened(picture: Any, name: str) -> Any:
     """Bytes -> a PIL picture; paths and arrays as they are, for the picture processor takes them."""
-    from .processors.pictures import read_picture
+    from .processors.picture_files import read_picture
 
     if isinstance(picture, bytes | bytearray | memoryview):
         return read_picture(io.BytesIO(picture), name)

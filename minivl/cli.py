@@ -24,11 +24,11 @@ from .errors import MinivlError, Note
 BATCH = 8  # pictures that a job puts together
 DTYPES = ("auto", "float32", "bfloat16", "int8", "weight-only")
 TOOLS: dict[str, tuple[str, str]] = {  # command: its room, and what it does in a few words
-    "diff": ("parity", "where two runs of a model part, layer by layer, and why"),
-    "kernels": ("workbench", "step through, check and inspect Triton kernels, without a GPU"),
-    "bench": ("bench", "how fast it is, beside transformers and beside what the machine can do"),
-    "finetune": ("finetune", "teach a BLIP-2's Q-Former one's own pictures"),
-    "step": ("player", "a page on which to step through what a model looks at"),
+    "diff": ("parity.command", "where two runs of a model part, layer by layer, and why"),
+    "kernels": ("workbench.command", "step through, check and inspect Triton kernels, without a GPU"),
+    "bench": ("bench.command", "how fast it is, beside transformers and beside what the machine can do"),
+    "finetune": ("finetune.command", "teach a BLIP-2's Q-Former one's own pictures"),
+    "step": ("step", "a page on which to step through what a model looks at"),
 }
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
-    from . import commands
+    from .tools import commands
 
     try:
         with _notes_in_a_line(commands.complain):
@@ -114,12 +114,14 @@ def _notes_in_a_line(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def _tool(name: str) -> ModuleType:
-    return import_module(f".{TOOLS[name][0]}.command", __package__)
+    return import_module(f".tools.{TOOLS[name][0]}", __package__)
 
 
 def _room(arguments: argparse.Namespace) -> ModuleType:
     """Where a command's function is: with --out it is a long job."""
-    return import_module(".commands" if getattr(arguments, "out", None) is None else ".jobs.work", __package__)
+    return import_module(
+        ".tools.commands" if getattr(arguments, "out", None) is None else ".tools.jobs.work", __package__
+    )
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:

@@ -66,7 +66,7 @@ def device(request, monkeypatch):
     if request.param == "cuda":
         yield "cuda"
         return
-    from minivl.kernels.checked import checked
+    from minivl.kernels.checking.checked import checked
 
     with checked():
         yield "cpu"
@@ -77,6 +77,6 @@ def watch(device):
     """`with watch():` reports what reads or writes out of bounds, and races, in the interpreter; on a GPU nothing."""
     if device == "cuda":
         return contextlib.nullcontext
-    from minivl.kernels.checked import checked
+    from minivl.kernels.checking.checked import checked
 
     return checked

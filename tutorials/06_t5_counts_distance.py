@@ -18,7 +18,7 @@ import numpy as np
 
 import minivl
 from minivl import Blip2ForConditionalGeneration, tutorial
-from minivl.config import T5Config
+from minivl.config.blip2 import T5Config
 from minivl.errors import InputError
 from minivl.models import blocks, t5
 from minivl.weights import names, tree

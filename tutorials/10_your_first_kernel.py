@@ -29,10 +29,10 @@ from minivl import Blip2ForConditionalGeneration, Blip2Processor, tutorial
 
 try:
     os.environ["TRITON_INTERPRET"] = "1"  # interpret, also where there is a graphics card; Triton reads it only once
-    from minivl.kernels.checked import checked
+    from minivl.kernels.checking.checked import checked
     from minivl.kernels.launch import arrays, empty, tl, triton
     from minivl.kernels.layer_norm_naive import layer_norm_naive
-    from minivl.workbench import check, checking  # needs torch
+    from minivl.tools.workbench import check, checking  # needs torch
 except ModuleNotFoundError:
     raise SystemExit("tutorial 10 needs Triton and torch, on Linux: pip install 'minivl[triton]'") from None
 

@@ -29,7 +29,7 @@ try:
     os.environ["TRITON_INTERPRET"] = "1"  # interpret, also where there is a graphics card; Triton reads it only once
     from minivl.kernels import attention as one_pass
     from minivl.kernels import attention_naive as naive
-    from minivl.kernels.checked import checked
+    from minivl.kernels.checking.checked import checked
 except ModuleNotFoundError:
     raise SystemExit("tutorial 11 needs Triton, on Linux: pip install 'minivl[triton]'") from None
 

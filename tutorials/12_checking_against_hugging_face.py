@@ -56,7 +56,7 @@ assert caption(confused) == caption(fresh())  # captions do not tell
 #    \mathrm{error}_B \le 2 \cdot \mathrm{error}_A + \mathrm{eps} \sqrt{1 + \mathrm{layers\ so\ far}} $$
 #
 # Here eps is the step from 1 to the next float32: B may be wrong by twice what A is, and a little. The largest single
-# error is held to such a rule too. (`minivl/parity/README.md`)
+# error is held to such a rule too. (`minivl/tools/parity/README.md`)
 #
 # **Predict, then run:** float32 against float64, the whole flow, patches to loss. How large are the errors, about? Do
 # they grow from layer to layer of the language model?

@@ -2,8 +2,7 @@
 # # 13 · int8: what it saves and what it costs
 #
 # A weight in float32 takes four bytes. BLIP-2 with OPT-2.7b has 3.7 billion of them, 15 GB. This tutorial puts each
-# into one byte and looks at what goes wrong: LLM.int8() (Dettmers et al. 2022), as `minivl/quant.py` has it on NumPy.
-#
+# into one byte and looks at what goes wrong: LLM.int8() (Dettmers et al. 2022), see `minivl/ops/quantised.py`.
 # Letters: $C$ width, $F$ another width.
 
 # %%
@@ -12,8 +11,9 @@ from itertools import islice
 import numpy as np
 
 import minivl
-from minivl import Blip2ForConditionalGeneration, Blip2Processor, quant, tutorial
+from minivl import Blip2ForConditionalGeneration, Blip2Processor, tutorial
 from minivl.demo import world
+from minivl.ops import quantised as quant
 
 # %% [markdown]
 # ## A row in whole numbers

@@ -33,7 +33,7 @@ print("loss", loss.value, "gradient", w.grad)
 assert w.grad == -18  # negative: the loss falls as w grows, so w should grow, towards 2
 
 # %% [markdown]
-# The ops of the models have their slopes too, worked out by hand in `minivl/ops/numpy_backward.py`. They can be checked
+# The ops of the models have their slopes too, worked out by hand in `minivl/ops/backward.py`. They can be checked
 # with no knowledge at all: move one number a little, and see how much the loss moves.
 #
 # **Predict, then run:** do the two agree, for a layer norm?

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from minivl.config_bridgetower import BridgeTowerConfig
+from minivl.config.bridgetower import BridgeTowerConfig
 from minivl.demo import world
 from minivl.demo.learning import TORCH
 from minivl.demo.losses import pixels

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from minivl.config import Blip2Config
+from minivl.config.blip2 import Blip2Config
 from minivl.demo import world
 from minivl.demo.learning import TORCH
 from minivl.demo.pool import COLOURS, NOTHING, PLACES, SIZES, UNKNOWN
 from minivl.demo.vocabulary import PAD
 from minivl.models import blip2, blocks, opt, qformer, vit
 from minivl.ops import Ops
-from minivl.processors.image import CLIP_MEAN, CLIP_STD
+from minivl.processors.image_processor import CLIP_MEAN, CLIP_STD
 from minivl.weights import tree
 
 WIDTH = 128

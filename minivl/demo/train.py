@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from minivl.config import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
+from minivl.config.blip2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig, OPTConfig
 from minivl.demo import losses, pool, vocabulary, world
 from minivl.demo.learning import BACKENDS, kept, seated
 from minivl.demo.losses import PATCH, WIDTH, Student
-from minivl.processors.image import BlipImageProcessor
+from minivl.processors.image_processor import BlipImageProcessor
 from minivl.weights import files, names, tree
 
 EYES = ("vision", "qformer", "queries", "projection")  # our names of the parts

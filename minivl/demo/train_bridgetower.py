@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from minivl.config_bridgetower import BridgeTowerConfig, BridgeTowerTextConfig, BridgeTowerVisionConfig
+from minivl.api.bridgetower import HEADS, BridgeTower
+from minivl.config.bridgetower import BridgeTowerConfig, BridgeTowerTextConfig, BridgeTowerVisionConfig
 from minivl.demo import bridgetower_losses as losses
 from minivl.demo import statement_pool, statements, world
 from minivl.demo.bridgetower_losses import Student, Task
@@ -39,8 +40,7 @@ from minivl.demo.learning import BACKENDS, Team, Weights, at_once, kept, learn, 
 from minivl.demo.losses import half
 from minivl.demo.pool import COLOURS, NOTHING
 from minivl.demo.statement_pool import MASK, PAD, StatementPool
-from minivl.faces.bridgetower import HEADS, BridgeTower
-from minivl.processors.image import CLIP_MEAN, CLIP_STD
+from minivl.processors.image_processor import CLIP_MEAN, CLIP_STD
 from minivl.weights import files, tree
 
 EYES = ("vision",)

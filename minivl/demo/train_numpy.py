@@ -5,7 +5,7 @@
 
 What runs are the classes and the model functions that everybody else calls. Only their arrays are others, ones that
 remember what they were computed from (minivl/ops/tape.py), so that the loss finds the way back to every weight by the
-hand-derived formulas of minivl/ops/numpy_backward.py.
+hand-derived formulas of minivl/ops/backward.py.
 
 This is for reading and for looking into: a few minutes teach which words there are and which follows which, not more.
 What the embedded models know they learned from train.py and train_bridgetower.py.
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from minivl.api.blip2 import Blip2ForConditionalGeneration
+from minivl.api.bridgetower import BridgeTowerForMaskedLM, BridgeTowerForMatchingAndContrast
 from minivl.demo import world
-from minivl.faces.blip2 import Blip2ForConditionalGeneration
-from minivl.faces.bridgetower import BridgeTowerForMaskedLM, BridgeTowerForMatchingAndContrast
 from minivl.ops import tape
 from minivl.processors.blip2 import Blip2Processor
 from minivl.processors.bridgetower import BridgeTowerProcessor

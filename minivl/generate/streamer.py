@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..processors.text import joined
+from ..processors.tokenizer import joined
 from .endings import cut
 from .settings import listed
 

@@ -6,7 +6,7 @@ Letters: B batch, T words, N patches + 1, C width.
 
 from __future__ import annotations
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from . import blocks
 
 

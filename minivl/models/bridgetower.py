@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from itertools import islice
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from . import bridge, clip_vit, roberta
 
 

@@ -8,7 +8,7 @@ Letters: B batch, N patches + 1, C width, Y and X the picture's height and width
 
 from __future__ import annotations
 
-from ..config_bridgetower import HEAD_WIDTH
+from ..config.bridgetower import HEAD_WIDTH
 from . import blocks
 
 

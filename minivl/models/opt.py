@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 from .cache import KeyValueCache

@@ -9,7 +9,7 @@ Letters: B batch, Q queries, C width, N patches + 1, M the picture's width.
 
 from __future__ import annotations
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from . import blocks
 
 

@@ -8,7 +8,7 @@ Letters: B batch, T tokens, C width.
 
 from __future__ import annotations
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from ..config import ACTIVATIONS
+from ..config.blip2 import ACTIVATIONS
 from ..errors import ConfigError
 from . import blocks
 from .cache import KeyValueCache

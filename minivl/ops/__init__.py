@@ -20,7 +20,7 @@ Array = Any  # numpy.ndarray or torch.Tensor: what a record's functions take and
 
 
 class Ops(NamedTuple):
-    """One implementation of the contract. The formula of each entry stands in the docstrings of ops/numpy_ops.py.
+    """One implementation of the contract. The formula of each entry stands in the docstrings of ops/numpy.py.
 
     linear_act and add_layer_norm are steps of their own, because a kernel takes each in one go: whoever swaps linear
     or layer_norm for a whole model swaps these two as well.
@@ -51,7 +51,7 @@ class Ops(NamedTuple):
 
 
 ACTS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
-MODULES = {"numpy": "numpy_ops", "torch": "torch_ops", "triton": "triton_ops"}
+MODULES = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
 OPTIONAL = ("torch", "triton")
 
 

@@ -8,7 +8,7 @@
 Each step of a computation leaves an Array that knows its sources and a function back, from its own gradient to theirs.
 `backward` starts at the loss with 1 and walks to the leaves, the youngest step first, so that a step's gradient is
 complete, summed over everything that used it, before it is handed on. Steps are the ops, whose ways back stand in
-numpy_backward.py, and the arithmetic between them, whose ways back stand here; models/* contain nothing else, and so
+ops/backward.py, and the arithmetic between them, whose ways back stand here; models/* contain nothing else, and so
 the model functions themselves run on it, as they are:
 
     model.ops, model.params = tape.OPS, tree.map_leaves(tape.Array, model.params)
@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from . import Ops, numpy_ops
-from .numpy_backward import BACKWARD, WITHOUT_GRADIENT, summed_to
+from . import Ops
+from . import numpy as numpy_ops
+from .backward import BACKWARD, WITHOUT_GRADIENT, summed_to
 
 AGES = count()
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..api.blip2 import Blip2ForConditionalGeneration
 from ..errors import InputError
-from ..faces.blip2 import Blip2ForConditionalGeneration
 from ..generate import Settings
-from ..trace import watch_attention
+from ..tracing import watch_attention
 from .record import AttentionTrace, Word, joined, look_of, most_likely, named, softmax
 from .rollout import cross_rollout, rollout
 from .stages import watching

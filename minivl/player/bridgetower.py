@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..faces.inputs import to_floats, to_prompt
+from ..inputs import to_floats, to_prompt
 from .record import AttentionTrace, Word, look_of, most_likely, named, read_text, softmax
 from .rollout import pair_rollout
 from .stages import watching

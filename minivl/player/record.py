@@ -127,7 +127,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def look_of(record: AttentionTrace, tokenizer: Any) -> None:
     """With which mean and spread the pixels become colours again: the processor's, else those of CLIP."""
-    from ..processors.image import CLIP_MEAN, CLIP_STD
+    from ..processors.image_processor import CLIP_MEAN, CLIP_STD
 
     image = getattr(tokenizer, "image_processor", None)
     record.image_mean = CLIP_MEAN if image is None else image.image_mean

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..models import blip2, blocks, bridge, bridgetower, clip_vit, opt, qformer, roberta, t5, vit
 from ..ops import Ops
-from ..trace import watch_attention
+from ..tracing import watch_attention
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHER = watch_attention.__code__.co_filename

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .image import BlipImageProcessor
-from .processor import Processor, part
+from .base import Processor, part
+from .image_processor import BlipImageProcessor
 
 
 class Blip2Processor(Processor):

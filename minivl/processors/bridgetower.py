@@ -10,9 +10,9 @@ import numpy as np
 
 from ..disk import show
 from ..errors import ConfigError
-from .batch import BatchFeature, tensors
-from .image import ImageProcessor
-from .processor import Processor
+from .base import Processor
+from .batch_encoding import BatchFeature, tensors
+from .image_processor import ImageProcessor
 from .settings import LONGEST_EDGE, edges
 
 if TYPE_CHECKING:

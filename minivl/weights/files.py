@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import cores
 from ..disk import read_json, replacing, show
 from ..errors import InputError, WeightsError
-from ..ops import cores
 from . import hub
 from .header import DTYPES, read_header, write_header
 
@@ -104,9 +104,9 @@ def find(
     if not isinstance(id_or_folder, str | os.PathLike) or id_or_folder == "":
         raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
     if id_or_folder in DEMOS:
-        from ..demo import checksums
+        from . import checksums
 
-        inside = Path(__file__).resolve().parents[1] / "demo" / DEMOS[str(id_or_folder)]
+        inside = checksums.DEMO / DEMOS[str(id_or_folder)]
         checksums.check(inside)
         return inside
     folder = Path(id_or_folder)

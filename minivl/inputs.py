@@ -1,0 +1,97 @@
+"""Taking in what a caller brings: the name of a backend, arrays and tensors of every make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import ops as ops_records
+from .errors import InputError
+from .ops import dtype_name
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
+    """The ops record for from_pretrained's arguments.
+
+    dtype        float32 unless given. NumPy computes in float32 only: there bfloat16 and auto say how matrices are
+                 kept, and float16 means float32 too
+    device       "cpu", "cuda", ...; OpsError where it cannot be reached
+    device_map   one device for everything: "cpu", "cuda" or {"": device}; "auto" and {"": 0}, which the documentation's
+                 examples give, are the GPU, or the CPU where there is none
+    """
+    if dtype is not None and dtype_name(dtype) not in DTYPES:
+        raise InputError(f"dtype {dtype_name(dtype)!r} is not one of {', '.join(DTYPES)}")
+    place = _one_device(device_map) if device is None else device
+    if name == "numpy":
+        return ops_records.get(name, "float32", place)
+    return ops_records.get(name, dtype or "float32", place)
+
+
+def _one_device(device_map: Any) -> Any:
+    """The device that a map names, or None."""
+    places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
+    if len(set(map(str, places))) != 1 or isinstance(places[0], list):
+        raise InputError(
+            f'device_map {device_map!r}: minivl uses one device; leave it out, or give "auto" or {{"": 0}}'
+        )
+    place = places.pop()
+    return "auto" if place == 0 else place
+
+
+def to_floats(x: Any, name: str, ndim: int) -> Any:
+    """A float32 array from a list, an array or a tensor, with the number of axes that it must have, all of it finite.
+
+    A tensor that requires a gradient stays a tensor, so that the gradient finds its way back to it.
+    """
+    array = to_array(x)
+    if array.ndim != ndim or array.dtype.kind not in "fiu":
+        raise InputError(f"{name} must hold numbers on {ndim} axes, not {array.dtype} of shape {array.shape}")
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32, copy=False)
+    if not np.isfinite(narrow).all():
+        raise InputError(f"{name} must hold finite numbers, not NaN or infinity (or what float32 takes for it)")
+    return x.float() if getattr(x, "requires_grad", False) else narrow
+
+
+def to_ids(x: Any, name: str) -> np.ndarray:
+    """An int64 array (rows, tokens) from a list, an array or a tensor."""
+    try:
+        array = to_array(x)
+    except ValueError as ragged:
+        raise InputError(f"{name} has rows of different lengths: give padding=True to the processor") from ragged
+    if array.ndim != 2 or array.dtype.kind not in "iub" or not array.shape[1]:
+        raise InputError(
+            f"{name} must hold whole numbers of shape (rows, tokens), not {array.dtype} of shape {array.shape}"
+        )
+    return array.astype(np.int64, copy=False)
+
+
+def to_prompt(input_ids: Any, attention_mask: Any, whose: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask, (rows, tokens) each; without a mask every token counts. `whose` begins both names in messages."""
+    ids = to_ids(input_ids, f"{whose}input_ids")
+    mask = np.ones_like(ids) if attention_mask is None else to_ids(attention_mask, f"{whose}attention_mask")
+    if mask.shape != ids.shape:
+        found = f"{whose}attention_mask has shape {mask.shape}, {whose}input_ids {ids.shape}"
+        raise InputError(f"{found}: they must be equal")
+    if not np.isin(mask, (0, 1)).all():
+        raise InputError(
+            f"{whose}attention_mask holds {mask[~np.isin(mask, (0, 1))].flat[0]}: wanted 1 to read a token, 0 not to"
+        )
+    return ids, mask
+
+
+def same_rows(pictures: int, texts: int) -> None:
+    """Every picture has its text."""
+    if pictures != texts:
+        raise InputError(f"{pictures} pictures and {texts} texts: give one text for each picture")
+
+
+def to_array(x: Any) -> np.ndarray:
+    """An array from a list, an array or a tensor."""
+    if hasattr(x, "detach"):  # a torch tensor: NumPy has no bfloat16, so floats come over as float32
+        x = x.detach().cpu()
+        return (x.float() if x.is_floating_point() else x).numpy()
+    return np.asarray(x)

@@ -1,0 +1,167 @@
+"""The same functions on torch tensors, on the CPU or a GPU, differentiable. Formulas: ops/numpy.py."""
+
+from __future__ import annotations
+
+import math
+from functools import partial, reduce
+from operator import and_
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..errors import OpsError
+from . import Ops, act_of, check_ids, check_labels, dtype_name
+
+
+def linear(x, w, b=None):
+    return F.linear(x, w, b)
+
+
+def linear_act(x, w, b=None, *, act):
+    return act_of(OPS, act)(F.linear(x, w, b))
+
+
+def layer_norm(x, w, b, eps):
+    return F.layer_norm(x, w.shape, w, b, eps)
+
+
+def add_layer_norm(x, y, w, b, eps):
+    return F.layer_norm(x + y, w.shape, w, b, eps)
+
+
+def rms_norm(x, w, eps):
+    return F.rms_norm(x, w.shape, w, eps)
+
+
+def softmax(x):
+    nothing = (x == -math.inf).all(-1, keepdim=True)  # torch would make nan of such a row
+    return torch.softmax(x.masked_fill(nothing, 0), -1).masked_fill(nothing, 0)
+
+
+def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
+    dtype = torch.promote_types(q.dtype, k.dtype)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = (q * scale).to(dtype) @ k.to(dtype).transpose(-1, -2)  # scaled first: unscaled ones can overflow float16
+    if bias is not None:
+        scores = scores + bias
+    keep = _visible(mask, bias, causal, scores)
+    return (torch.softmax(scores, -1) if keep is None else _softmax_where(scores, keep)).to(dtype)  # (B, H, T, S)
+
+
+def _visible(mask, bias, causal, scores):
+    """True where a query may see a key, or None where every query sees every key."""
+    seen = [] if mask is None else [mask]
+    if bias is not None:
+        seen.append(bias != -math.inf)
+    queries, keys = scores.shape[-2:]
+    if causal and queries > 1:  # a single query is the last one, and sees everything
+        seen.append(torch.ones(queries, keys, dtype=torch.bool, device=scores.device).tril(keys - queries))
+    return reduce(and_, seen) if seen else None
+
+
+def _softmax_where(scores, keep):
+    """Softmax over the kept keys; zeros, also in the gradient, in a row that keeps none."""
+    lowest = torch.finfo(scores.dtype).min  # finite: a row of -inf would put nan into the gradient
+    return torch.softmax(scores.masked_fill(~keep, lowest), -1).masked_fill(~keep, 0)
+
+
+def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+    weights = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale)
+    dtype = torch.promote_types(weights.dtype, v.dtype)
+    return weights.to(dtype) @ v.to(dtype)
+
+
+def gelu_tanh(x):
+    return F.gelu(x, approximate="tanh")
+
+
+def quick_gelu(x):
+    return x * torch.sigmoid(1.702 * x)
+
+
+def embed(ids, table):
+    check_ids(ids, len(table))  # on a GPU an id outside the table would end the process's use of the device
+    return F.embedding(ids.long(), table)
+
+
+def patch_embed(pixels, w, b=None):
+    B, channels, height, width = pixels.shape  # no conv2d: GPUs round float32 in those unless told otherwise
+    P = w.shape[-1]
+    rows, columns = height // P, width // P
+    patches = pixels[:, :, : rows * P, : columns * P].reshape(B, channels, rows, P, columns, P)
+    patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(B, rows * columns, channels * P * P)
+    return F.linear(patches, w.flatten(1), b)
+
+
+def cross_entropy(logits, targets, ignore_index=-100):
+    logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1).long()
+    check_labels(targets[targets != ignore_index], logits.shape[-1])
+    return F.cross_entropy(logits, targets, ignore_index=ignore_index)
+
+
+def from_numpy(x, dtype=None, device=None):
+    """A tensor of an array, or of a tensor, on `device`, floats in `dtype`.
+
+    An array is copied: weights mapped from a file are read-only, and torch would write to them.
+    """
+    tensor = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, order="C"))
+    return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+
+def to_numpy(x):
+    x = x.detach().cpu()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
+
+
+OPS = Ops(
+    name="torch",
+    linear=linear,
+    linear_act=linear_act,
+    layer_norm=layer_norm,
+    add_layer_norm=add_layer_norm,
+    rms_norm=rms_norm,
+    attention=attention,
+    attention_weights=attention_weights,
+    gelu=F.gelu,
+    gelu_tanh=gelu_tanh,
+    quick_gelu=quick_gelu,
+    relu=F.relu,
+    silu=F.silu,
+    tanh=torch.tanh,
+    softmax=softmax,
+    embed=embed,
+    patch_embed=patch_embed,
+    cross_entropy=cross_entropy,
+    concat=torch.cat,
+    broadcast_to=torch.broadcast_to,
+    from_numpy=from_numpy,
+    to_numpy=to_numpy,
+)
+
+
+def placed(dtype=None, device=None) -> Ops:
+    """The record with a from_numpy that casts and moves. Raises OpsError for what torch cannot do here."""
+    return OPS._replace(from_numpy=partial(from_numpy, dtype=float_type(dtype), device=usable(device)))
+
+
+def float_type(dtype) -> torch.dtype | None:
+    """torch.float16 for "float16", numpy.float16 and itself; None for None."""
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype_name(dtype), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise OpsError(f"dtype {dtype_name(dtype)!r} is no floating type of torch: give float32, float16 or bfloat16")
+    return found
+
+
+def usable(device) -> torch.device | None:
+    """The device of this name, after a look whether it is there; "auto" is the GPU, or the CPU where there is none."""
+    if device is None:
+        return None
+    try:
+        named = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        return torch.empty(0, device=named).device
+    except (RuntimeError, AssertionError, TypeError) as refusal:
+        reason = str(refusal).splitlines()[0]
+        raise OpsError(f"device {str(device)!r} cannot be used here: {reason}; give device='cpu'") from refusal
