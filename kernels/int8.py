@@ -7,13 +7,13 @@ Every row of x and of w is stretched so that its largest number becomes 127, and
 
 One large number in a row would leave nothing but zeros for the others. So a column of x that holds an |x| >= threshold
 anywhere (6.0; all tokens of the call count) is an outlier column: its numbers are left out of q, and the numbers that
-reach the threshold out of a. What was left out is multiplied in float16:
+reach the threshold out of a. What was left out is multiplied as it is, in the dtype of x:
 
     y[m, f] = Σ_c q[m, c] p[f, c] · a[m] s[f] / 127²   +   Σ_outliers x[m, c] p[f, c] · s[f] / 127   +   b[f]
               int32, exact                                 tensor cores, float32 sums
 
 The trick: s[f] / 127 comes before both sums, so the outlier columns of w are multiplied as the integers they are
-(exact in float16), and both sums end in one epilogue. And nothing waits for the host: which columns are outliers is
+(exact in every dtype of x), and both sums end in one epilogue. And nothing waits for the host: which columns are outliers is
 counted on the device, and the product reads how far its last loop goes.
 
     memory      reads x three times (2 bytes a number: outliers, maximum, rounding; the third from the cache) and writes
@@ -24,7 +24,9 @@ counted on the device, and the product reads how far its last loop goes.
                 int8_linear_kernel     BLOCK_M x BLOCK_F results, as in linear.py
 
 Source: Dettmers et al. 2022, section 3; the order of rounding is that of the bitsandbytes package, so the integers are
-the same. It rounds 1/127² to 6.200124e-05 and the outliers' weights to float16; here neither is rounded.
+the same, and 1/127² is 6.200124e-05 as it has it. It also rounds the outliers' weights to float16; here they are not.
+
+The plain version is `int8_linear` in minivl/ops/plain.py.
 """
 
 import math
@@ -34,6 +36,10 @@ from minivl.kernels.activations import check_floats
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
 from minivl.kernels.linear import check_shapes, rows_at, tile_of
 from minivl.kernels.rows import as_rows, unit_of
+from minivl.ops.plain import PER_STEP
+
+
+STEP = tl.constexpr(127 * PER_STEP)  # 1/127, but for what bitsandbytes' rounding of 1/127² leaves
 
 
 @triton.jit
@@ -126,16 +132,16 @@ def int8_linear_kernel(
         inside = whole + c[None, :] < C * V
         q = tl.load(q_at + whole, inside, 0)
         acc = tl.dot(q, tl.trans(tl.load(w_at + whole, inside, 0)), acc, out_dtype=tl.int32)
-    y = acc.to(tl.float32) * tl.div_rn(tl.load(A + m, m < M, 0.0), 127.0)[:, None]  # [BLOCK_M, BLOCK_F]
+    y = acc.to(tl.float32) * (tl.load(A + m, m < M, 0.0) * STEP)[:, None]  # [BLOCK_M, BLOCK_F]
 
     if COLUMNS is not None:
         count = tl.load(COUNT)
         for start in tl.range(0, count, BLOCK_O, num_stages=1):
             o = start + tl.arange(0, BLOCK_O)  # [BLOCK_O]
             column = tl.load(COLUMNS + o, o < count, 0)
-            x = tl.load(rows_at(X, m, M, sx, 1, column), o[None, :] < count, 0.0).to(tl.float16)  # [BLOCK_M, BLOCK_O]
-            w = tl.load(rows_at(W, f, F, sw, V, column), o[None, :] < count, 0).to(tl.float16)  # [BLOCK_F, BLOCK_O]
-            y = tl.dot(x, tl.trans(w), y)
+            x = tl.load(rows_at(X, m, M, sx, 1, column), o[None, :] < count, 0.0)  # [BLOCK_M, BLOCK_O]
+            w = tl.load(rows_at(W, f, F, sw, V, column), o[None, :] < count, 0).to(x.dtype)  # [BLOCK_F, BLOCK_O]
+            y = tl.dot(x, tl.trans(w), y, input_precision="ieee")
     y *= tl.div_rn(tl.load(S + f, f < F, 0.0), 127.0)[None, :]
     if B is not None:
         y += tl.load(B + f, f < F, 0.0).to(tl.float32)[None, :]

@@ -30,28 +30,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .errors import NumbersError
-from .ops import Ops
+from .ops import TABLE, Ops
 
-ARGUMENTS = {  # of every op that is watched, in order
-    "linear": ("x", "w", "b"),
-    "linear_act": ("x", "w", "b"),
-    "layer_norm": ("x", "w", "b", "eps"),
-    "add_layer_norm": ("x", "y", "w", "b", "eps"),
-    "rms_norm": ("x", "w", "eps"),
-    "attention": ("q", "k", "v"),
-    "gelu": ("x",),
-    "gelu_tanh": ("x",),
-    "quick_gelu": ("x",),
-    "relu": ("x",),
-    "silu": ("x",),
-    "tanh": ("x",),
-    "softmax": ("x",),
-    "embed": ("ids", "table"),
-    "patch_embed": ("pixels", "w", "b"),
-    "cross_entropy": ("logits", "targets", "ignore_index"),
-    "concat": ("arrays", "axis"),
-}
-NORMS = ("layer_norm", "rms_norm")
+WATCHED = {name: op.names for name, op in TABLE.items() if name != "attention_weights"}  # with their arguments
+WATCHED["concat"] = ["arrays", "axis"]
+NORMS = tuple(name for name, op in TABLE.items() if op.kind == "norm" and "y" not in op.floats)  # of one array
 WORDS = {"tokens": "head", "words": "mlm.decoder"}  # a table of words as a head's matrix
 
 
@@ -133,13 +116,13 @@ class Tracer:
         def watched(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args, **how):
                 output = function(*args, **how)
-                given = dict(zip(ARGUMENTS[op], args, strict=False)) | how
+                given = dict(zip(WATCHED[op], args, strict=False)) | how
                 self._saw(ops, Call(op, self._path(op, given), given, output))
                 return output
 
             return run
 
-        functions: dict[str, Any] = {op: watched(op, getattr(ops, op)) for op in ARGUMENTS}
+        functions: dict[str, Any] = {op: watched(op, getattr(ops, op)) for op in WATCHED}
         return ops._replace(**functions)
 
     def _path(self, op: str, given: dict[str, Any]) -> str:
@@ -154,6 +137,8 @@ class Tracer:
         op, path, given = call.op, call.path, call.given
         if self.finite:
             _check_finite(call, path or self.asking)
+        if op == "gated_linear":
+            return self._saw_halves(ops, given)
         if op in NORMS and path:
             self._norm_input(path, given["x"])
         elif op == "linear":
@@ -174,6 +159,14 @@ class Tracer:
             self._emit(path, "out", stack if leaf in ("out", "down") else path, call.output, call)
         if path:
             self.last = call
+
+    def _saw_halves(self, ops: Ops, given: dict[str, Any]) -> None:
+        """The two halves of a gated MLP, which the op multiplies in one pass: computed once more, apart, to be seen."""
+        x, act = given["x"], given["act"]
+        gate, up = {"x": x, "w": given["gate"], "act": act}, {"x": x, "w": given["up"]}
+        opened = ops.linear_act(x, given["gate"], act=act)
+        self._saw(ops, Call("linear_act", self._path("linear_act", gate), gate, opened))
+        self._saw(ops, Call("linear", self._path("linear", up), up, ops.linear(x, given["up"])))
 
     def _norm_input(self, path: str, x: Any) -> None:
         """What a norm is given is a sum, unless it is just what the last op made."""

@@ -34,7 +34,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["plain", "numpy", "torch"])
 def ops(request):
     """Each record that runs everywhere, one after the other."""
     import minivl.ops

@@ -23,7 +23,7 @@ import minivl
 from minivl import Blip2ForConditionalGeneration, Blip2Processor, tutorial
 from minivl.models import blocks
 
-ops = minivl.ops.get("numpy")
+ops = minivl.ops.get("plain")
 
 
 def rows(*numbers):

@@ -23,7 +23,7 @@ from minivl.errors import InputError
 from minivl.models import blocks, t5
 from minivl.weights import names, tree
 
-ops = minivl.ops.get("numpy")
+ops = minivl.ops.get("plain")
 
 # %% [markdown]
 # ## Distances

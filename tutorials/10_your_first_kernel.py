@@ -36,7 +36,7 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("tutorial 10 needs Triton and torch, on Linux: pip install 'minivl[triton]'") from None
 
-ops = minivl.ops.get("numpy")
+ops = minivl.ops.get("plain")
 rng = np.random.default_rng(0)
 
 # %% [markdown]

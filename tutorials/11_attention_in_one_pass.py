@@ -33,7 +33,7 @@ try:
 except ModuleNotFoundError:
     raise SystemExit("tutorial 11 needs Triton, on Linux: pip install 'minivl[triton]'") from None
 
-ops = minivl.ops.get("numpy")
+ops = minivl.ops.get("plain")
 rng = np.random.default_rng(0)
 q, k, v = (rng.normal(size=(1, 1, tokens, 8)) for tokens in (3, 12, 12))  # (B, H, T or S, D)
 score = q[0, 0] @ k[0, 0].T / np.sqrt(8)  # (T, S)

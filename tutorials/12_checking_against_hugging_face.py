@@ -20,7 +20,7 @@ import numpy as np
 import minivl
 from minivl import Blip2ForConditionalGeneration, Blip2Processor, tutorial
 
-ops = minivl.ops.get("numpy")
+ops = minivl.ops.get("plain")
 processor = Blip2Processor.from_pretrained("demo")
 inputs = processor(images=tutorial.picture("two_teal_rings.png"), return_tensors="np")
 

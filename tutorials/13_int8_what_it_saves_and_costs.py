@@ -13,7 +13,7 @@ import numpy as np
 import minivl
 from minivl import Blip2ForConditionalGeneration, Blip2Processor, tutorial
 from minivl.demo import world
-from minivl.ops import quantised as quant
+from minivl.ops import plain
 
 # %% [markdown]
 # ## A row in whole numbers
@@ -29,7 +29,7 @@ from minivl.ops import quantised as quant
 
 # %%
 w = np.array([[-1, 0.25, 0.003, 0.8]], np.float32)  # (F, C)
-rows, scale = quant.round_rows(w)
+rows, scale = plain.quantise_rows(w)
 print(rows, rows.dtype, scale)
 assert rows[0, :3].tolist() == [-127, 32, 0]  # 0.25 · 127 = 31.75; and 0.003 is lost
 
@@ -43,8 +43,8 @@ assert rows[0, :3].tolist() == [-127, 32, 0]  # 0.25 · 127 = 31.75; and 0.003 i
 # %%
 def worst(w):
     """The largest rounding error of each row."""
-    rows, scale = quant.round_rows(w)
-    error = np.abs(rows * (scale / quant.LARGEST)[:, None] - w).max(-1)
+    rows, scale = plain.quantise_rows(w)
+    error = np.abs(rows * (scale / 127)[:, None] - w).max(-1)
     assert (error <= scale / 254 * 1.001).all()
     return error
 
@@ -99,7 +99,7 @@ assert 1.9 < sizes["float32"] / sizes["bfloat16"] < 2 and 3.5 < sizes["float32"]
 
 # %%
 w = models["float32"].params["language"]["layers"][0]["mlp"]["up"]["w"]  # (F, C)
-W = quant.Int8(*quant.round_rows(w), whole=True)
+W, scale = plain.quantise_rows(w)
 x = rng.normal(size=(8, 128)).astype(np.float32)
 x[:, 5] = 60
 
@@ -114,19 +114,19 @@ def off(y):
 # numbers, which are about 1, told apart? Does the error grow a little, or several times?
 
 # %%
-A, scale_x = quant.round_rows(x)
-everything = quant.whole_product(A, W) * scale_x[:, None] * W.scale / quant.LARGEST**2
-apart = quant.int8_product(x, W)
+A, scale_x = plain.quantise_rows(x)
+everything = (A.astype(int) @ W.T.astype(int)) * scale_x[:, None] * scale / 127**2
+apart = plain.int8_linear(x, W, scale)
 print(f"everything in bytes: {off(everything):.1f} % off; the large column apart: {off(apart):.1f} % off")
 assert abs(A[:, :5]).max() <= 8  # 127 / 60 is about 2: a number of 1 becomes 2, and one of 0.2 becomes 0
 assert off(everything) > 3 * off(apart)
 
 # %% [markdown]
 # That is the trick of the paper (section 3.2): the columns in which any $|x|$ is 6 or more are multiplied as they are,
-# the rest in bytes, and the two are added. `quant.split` parts them:
+# the rest in bytes, and the two are added. `plain.quantise_activations` does so:
 
 # %%
-small, scale_x, outlying = quant.split(x)
+small, scale_x, outlying = plain.quantise_activations(x)
 assert np.flatnonzero(outlying).tolist() == [5] and not small[:, 5].any() and scale_x.max() < 6
 
 # %% [markdown]
@@ -191,7 +191,7 @@ for name, model in models.items():
 # 1. To which whole number is 1 rounded in a row whose largest magnitude is 254? (The rule for ties is in `round_rows`.)
 # 2. A matrix of 2560 x 2560 in int8 with a float32 scale for each row: how many bytes?
 # 3. Rows of `x` share the columns that are set apart. If one row of a batch has an outlier, do the others' results
-#    change? Try it with `quant.int8_product`, and answer yes or no.
+#    change? Try it with `plain.int8_linear`, and answer yes or no.
 
 # %%
 tutorial.check(None, "1cd5f08c")

@@ -88,7 +88,7 @@ def mlp(ops, p, x, act):
     """
     if "gate" not in p:
         return blocks.mlp(ops, p, x, act)
-    hidden = ops.linear_act(x, **p["gate"], act=act) * ops.linear(x, **p["up"])  # (B, T, F)
+    hidden = ops.gated_linear(x, p["gate"]["w"], p["up"]["w"], act=act)  # (B, T, F)
     return ops.linear(hidden, **p["down"])
 
 

@@ -4,54 +4,24 @@ A model function takes the record as its first argument, `layer(ops, p, x, ...)`
 torch and on the Triton kernels. Swapping one function is `ops._replace(attention=mine)`; nothing is global and nothing
 falls back in silence.
 
-    ops = minivl.ops.get("numpy")
+    ops = minivl.ops.get("plain")
     ops.attention(q, k, v, causal=True)
+
+table.py says which ops there are, plain.py what each computes. numpy.py is the same, fast, and the default.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError, OpsError
+from .table import ACTS, TABLE, Array, Function, Ops, record
 
-Array = Any  # numpy.ndarray or torch.Tensor: what a record's functions take and give
+__all__ = ["ACTS", "BACKENDS", "ON_NUMPY", "TABLE", "Array", "Function", "Ops", "act_of", "get", "record"]
 
-
-class Ops(NamedTuple):
-    """One implementation of the contract. The formula of each entry stands in the docstrings of ops/numpy.py.
-
-    linear_act and add_layer_norm are steps of their own, because a kernel takes each in one go: whoever swaps linear
-    or layer_norm for a whole model swaps these two as well.
-    """
-
-    name: str
-    linear: Callable[..., Array]  # (x (..., C), w (F, C), b (F,) or None) -> (..., F)
-    linear_act: Callable[..., Array]  # (x (..., C), w (F, C), b (F,) or None, *, act: one of ACTS) -> (..., F)
-    layer_norm: Callable[..., Array]  # (x (..., C), w (C,), b (C,), eps) -> (..., C)
-    add_layer_norm: Callable[..., Array]  # (x (..., C), y (..., C), w (C,), b (C,), eps) -> (..., C)
-    rms_norm: Callable[..., Array]  # (x (..., C), w (C,), eps) -> (..., C)
-    attention: Callable[..., Array]  # (q (B,H,T,D), k v (B,H,S,D), *, mask, bias, causal, scale) -> (B,H,T,D)
-    attention_weights: Callable[..., Array]  # (q, k, *, mask, bias, causal, scale) -> (B,H,T,S), rows sum to 1 or to 0
-    gelu: Callable[..., Array]  # (x) -> like x, exact
-    gelu_tanh: Callable[..., Array]
-    quick_gelu: Callable[..., Array]
-    relu: Callable[..., Array]
-    silu: Callable[..., Array]
-    tanh: Callable[..., Array]
-    softmax: Callable[..., Array]  # (x) over the last axis
-    embed: Callable[..., Array]  # (ids (...), table (V, C)) -> (..., C)
-    patch_embed: Callable[..., Array]  # (pixels (B,3,Y,X), w (C,3,P,P), b (C,) or None) -> (B, N, C)
-    cross_entropy: Callable[..., Array]  # (logits (..., V), targets (...), ignore_index=-100) -> scalar
-    concat: Callable[..., Array]  # (arrays, axis) -> array
-    broadcast_to: Callable[..., Array]  # (x, shape) -> array, without copying
-    from_numpy: Callable[..., Array]  # ndarray -> this record's array
-    to_numpy: Callable[..., Any]  # this record's array -> ndarray
-
-
-ACTS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
-MODULES = {"numpy": "numpy", "torch": "torch", "triton": "triton"}
+BACKENDS = ("plain", "numpy", "torch", "triton")
+ON_NUMPY = ("plain", "numpy")  # the backends whose arrays are NumPy's
 OPTIONAL = ("torch", "triton")
 
 
@@ -64,10 +34,10 @@ def get(name: str, dtype: Any = None, device: Any = None) -> Ops:
     Raises OpsError for a name that does not exist; with the extra to install, for one whose package is missing; and
     for a dtype or a device that it cannot compute in or on.
     """
-    if name not in MODULES:
-        raise OpsError(f"backend {name!r} does not exist: the backends are {', '.join(map(repr, MODULES))}")
+    if name not in BACKENDS:
+        raise OpsError(f"backend {name!r} does not exist: the backends are {', '.join(map(repr, BACKENDS))}")
     try:
-        module = import_module(f".{MODULES[name]}", __package__)
+        module = import_module(f".{name}", __package__)
     except ModuleNotFoundError as missing:
         if missing.name not in OPTIONAL:
             raise
@@ -77,7 +47,7 @@ def get(name: str, dtype: Any = None, device: Any = None) -> Ops:
     return module.OPS if dtype is None and device is None else module.placed(dtype, device)
 
 
-def act_of(ops: Ops, name: str) -> Callable[..., Array]:
+def act_of(ops: Ops, name: str) -> Function:
     """The record's activation function of this name. Raises InputError for a name that is not one of ACTS."""
     if name not in ACTS:
         raise InputError(f"activation {name!r} does not exist: the activations are {', '.join(ACTS)}")
@@ -87,6 +57,18 @@ def act_of(ops: Ops, name: str) -> Callable[..., Array]:
 def dtype_name(dtype: Any) -> str:
     """'float16' for "float16", np.float16 and torch.float16 alike."""
     return dtype.__name__ if isinstance(dtype, type) else str(dtype).removeprefix("torch.")
+
+
+def check_numpy_place(name: str, dtype: Any, device: Any) -> None:
+    """OpsError for any other place or kind of numbers than float32 on the CPU, which is all that NumPy's records do."""
+    if dtype is not None and dtype_name(dtype) != "float32":
+        raise OpsError(
+            f"backend {name!r} computes in float32, not in {dtype_name(dtype)}: load with backend='torch' for that"
+        )
+    if device is not None and str(device).partition(":")[0] not in ("cpu", "auto"):
+        raise OpsError(
+            f"backend {name!r} computes on the CPU, not on device {str(device)!r}: load with backend='torch' for that"
+        )
 
 
 def check_ids(ids: Array, rows: int) -> None:

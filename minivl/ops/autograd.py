@@ -1,281 +1,98 @@
-"""The way back through our own Triton kernels: one torch.autograd.Function for each op of the record "triton".
+"""The gradients of the record "triton": a torch.autograd.Function for each op, derived from its row in table.py.
 
-A Function keeps what its op was given, and its backward calls the kernel that ops/backward.py explains. Nothing
-that can be found again from the arguments is kept: no statistics of a norm, no hidden layer before its activation, no
-shares of attention but one log-sum-exp for each query. Gradients that nobody asked for are not computed.
-
-ops/triton.py comes here only with a tensor that requires a gradient. Gradients of gradients are refused.
+A Function keeps what its op was given, and its backward calls `<op>_backward` of the kernel's own file, whose formula
+is in backward.py. Nothing that can be computed again from the arguments is kept: no statistics of a norm, no hidden
+layer before its activation, no attention weights but one log-sum-exp for each query. Gradients that nobody asked for
+are not computed. Gradients of gradients are refused.
 """
 
 from __future__ import annotations
 
-from functools import partial, wraps
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch.autograd import Function
 
 from ..errors import OpsError
-from ..kernels.activations import gelu as gelu_kernel
-from ..kernels.activations import gelu_tanh as gelu_tanh_kernel
-from ..kernels.activations import quick_gelu as quick_gelu_kernel
-from ..kernels.activations import relu as relu_kernel
-from ..kernels.activations import silu as silu_kernel
-from ..kernels.activations import tanh as tanh_kernel
-from ..kernels.activations_backward import (
-    gelu_backward,
-    gelu_tanh_backward,
-    quick_gelu_backward,
-    relu_backward,
-    silu_backward,
-    tanh_backward,
-)
-from ..kernels.attention import attention as attention_kernel
-from ..kernels.attention_backward import attention_backward
-from ..kernels.cross_entropy import cross_entropy as cross_entropy_kernel
-from ..kernels.cross_entropy_backward import cross_entropy_backward, cross_entropy_backward_in_place
-from ..kernels.embeddings import embed as embed_kernel
-from ..kernels.embeddings_backward import embed_backward
-from ..kernels.layer_norm import add_layer_norm as add_layer_norm_kernel
-from ..kernels.layer_norm import layer_norm as layer_norm_kernel
-from ..kernels.layer_norm import rms_norm as rms_norm_kernel
-from ..kernels.layer_norm_backward import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
-from ..kernels.linear import linear as linear_kernel
-from ..kernels.linear_backward import linear_act_backward, linear_backward
-from ..kernels.patches import patch_embed as patch_embed_kernel
-from ..kernels.patches_backward import patch_embed_backward
-from ..kernels.softmax_backward import softmax_backward
-from ..kernels.softmax_rows import softmax as softmax_kernel
+from . import TABLE
+
+KEPT = {"attention": {"with_lse": ("out", "lse")}}  # what more an op's kernel gives, and its backward is given back
 
 
-def once(backward):
-    """A backward that refuses to be differentiated itself, as `create_graph=True` asks."""
+def differentiable(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The op as a function that backward() can go through. Raises OpsError, when called, for one without a gradient."""
+    file = import_module(f"minivl.kernels.{TABLE[name].kernel}")
+    backward = getattr(file, f"{name}_backward", None)
+    if backward is None:
+        return _refused(name)
+    signature, floats = inspect.signature(backward), list(TABLE[name].floats)
+    own = [parameter for parameter in signature.parameters.values() if parameter.name in _own(name)]
+    call = signature.replace(parameters=own)  # the op's own arguments, as its backward names them
 
-    @wraps(backward)
-    def run(ctx, dout):
-        if torch.is_grad_enabled():
-            raise OpsError(
-                "the kernels compute no gradients of gradients: leave out create_graph=True, or load with"
-                " backend='torch'"
-            )
-        return backward(ctx, dout)
+    def run(*args: Any, **named: Any) -> Any:
+        given = call.bind(*args, **named)
+        given.apply_defaults()
+        arrays = [given.arguments[each] for each in floats]
+        return _Step.apply(name, kernel, inspect.unwrap(backward), given, *arrays)
 
     return run
 
 
-class Linear(Function):
-    """act(x wᵀ + b) + residual; act and residual may be None."""
+def _own(name: str) -> list[str]:
+    return [argument.name for argument in TABLE[name].arguments]
+
+
+def _refused(name: str) -> Callable[..., Any]:
+    def run(*args: Any, **named: Any) -> Any:
+        raise OpsError(
+            f"{name}: an argument requires a gradient, and this kernel computes none: call it under torch.no_grad(), or"
+            " load with backend='torch'"
+        )
+
+    return run
+
+
+class _Step(Function):
+    """One call of an op.   given: its arguments; arrays: those of them that can have a gradient, in order"""
 
     @staticmethod
-    def forward(ctx, x, w, b, act, residual):
-        ctx.save_for_backward(x, w, b)
-        ctx.act = act
-        return linear_kernel(x, w, b, act, residual)
+    def forward(ctx: Any, name: str, kernel: Any, backward: Any, given: Any, *arrays: Any) -> Any:
+        switches = KEPT.get(name, {})
+        result = kernel(*given.args, **given.kwargs, **dict.fromkeys(switches, True))
+        more = dict(zip([each for kept in switches.values() for each in kept], result, strict=True)) if switches else {}
+        tensors = {key: value for key, value in given.arguments.items() if isinstance(value, torch.Tensor)} | more
+        ctx.save_for_backward(*tensors.values())
+        ctx.kept, ctx.more, ctx.given, ctx.run = list(tensors), list(more), given, backward
+        for key in tensors.keys() & given.arguments.keys():
+            given.arguments[key] = None  # saved above, where autograd watches whether anything writes into them
+        return more["out"] if more else result
 
     @staticmethod
-    @once
-    def backward(ctx, dout):
-        run = linear_backward if ctx.act is None else partial(linear_act_backward, act=ctx.act)
-        grads = (None,) * 3
-        if any(ctx.needs_input_grad[:3]):
-            grads = run(dout, *ctx.saved_tensors, wanted=ctx.needs_input_grad[:3])
-        return *grads, None, dout if ctx.needs_input_grad[4] else None
+    def backward(ctx: Any, dout: Any) -> Any:  # type: ignore[override]
+        _refuse_second_order()
+        tensors = dict(zip(ctx.kept, ctx.saved_tensors, strict=True))
+        given, more = ctx.given, {key: tensors.pop(key) for key in ctx.more}
+        given.arguments.update(tensors)
+        wanted = ctx.needs_input_grad[4:]
+        if "wanted" in inspect.signature(ctx.run).parameters:
+            more["wanted"] = wanted
+        grads = ctx.run(dout, *given.args, **given.kwargs, **more)
+        grads = grads if isinstance(grads, tuple) else (grads,)
+        given.arguments.update(dict.fromkeys(tensors))
+        return None, None, None, None, *(g if want else None for g, want in zip(grads, wanted, strict=True))
 
 
-class LayerNorm(Function):
-    @staticmethod
-    def forward(ctx, x, w, b, eps):
-        ctx.save_for_backward(x, w, b)
-        ctx.eps = eps
-        return layer_norm_kernel(x, w, b, eps)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return *layer_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:3]), None
+def _refuse_second_order() -> None:
+    if torch.is_grad_enabled():
+        raise OpsError(
+            "the kernels compute no gradients of gradients: leave out create_graph=True, or load with backend='torch'"
+        )
 
 
-class AddLayerNorm(Function):
-    @staticmethod
-    def forward(ctx, x, y, w, b, eps):
-        ctx.save_for_backward(x, y, w, b)
-        ctx.eps = eps
-        return add_layer_norm_kernel(x, y, w, b, eps)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return *add_layer_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:4]), None
-
-
-class RMSNorm(Function):
-    @staticmethod
-    def forward(ctx, x, w, eps):
-        ctx.save_for_backward(x, w)
-        ctx.eps = eps
-        return rms_norm_kernel(x, w, eps)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return *rms_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:2]), None
-
-
-class Attention(Function):
-    """The T x S shares are computed again from lse (B, H, T), the log-sum-exp of each query's scores."""
-
-    @staticmethod
-    def forward(ctx, q, k, v, mask, bias, causal, scale):
-        out, lse = attention_kernel(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale, with_lse=True)
-        ctx.save_for_backward(q, k, v, mask, bias, out, lse)
-        ctx.how = dict(causal=causal, scale=scale)
-        return out
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        q, k, v, mask, bias, out, lse = ctx.saved_tensors
-        more = dict(mask=mask, bias=bias, out=out, lse=lse, bias_wanted=ctx.needs_input_grad[4])
-        dq, dk, dv, dbias = attention_backward(dout, q, k, v, **more, **ctx.how)
-        return dq, dk, dv, None, dbias, None, None
-
-
-class Activation(Function):
-    """One of the six curves, given as its kernel and that of its slope."""
-
-    @staticmethod
-    def forward(ctx, x, kernel, backward_kernel):
-        ctx.save_for_backward(x)
-        ctx.run = backward_kernel
-        return kernel(x)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return ctx.run(dout, *ctx.saved_tensors), None, None
-
-
-class Softmax(Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return softmax_kernel(x)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return softmax_backward(dout, *ctx.saved_tensors)
-
-
-class Embed(Function):
-    @staticmethod
-    def forward(ctx, ids, table):
-        ctx.save_for_backward(ids, table)
-        return embed_kernel(ids, table)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return None, embed_backward(dout, *ctx.saved_tensors)
-
-
-class PatchEmbed(Function):
-    @staticmethod
-    def forward(ctx, pixels, w, b):
-        ctx.save_for_backward(pixels, w, b)
-        return patch_embed_kernel(pixels, w, b)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        return patch_embed_backward(dout, *ctx.saved_tensors, wanted=ctx.needs_input_grad)
-
-
-class CrossEntropy(Function):
-    @staticmethod
-    def forward(ctx, logits, targets, ignore_index, in_place):
-        ctx.save_for_backward(logits, targets)
-        ctx.ignore_index, ctx.in_place = ignore_index, in_place
-        return cross_entropy_kernel(logits, targets, ignore_index)
-
-    @staticmethod
-    @once
-    def backward(ctx, dout):
-        logits, targets = ctx.saved_tensors
-        if not ctx.in_place:
-            return cross_entropy_backward(dout, logits, targets, ctx.ignore_index), None, None, None
-        dlogits = cross_entropy_backward_in_place(dout, logits.detach(), targets, ctx.ignore_index)
-        torch.autograd.graph.increment_version(logits)  # torch refuses whoever still counts on the logits
-        return dlogits, None, None, None
-
-
-def linear(x, w, b=None, act=None, residual=None):
-    return Linear.apply(x, w, b, act, residual)
-
-
-def layer_norm(x, w, b, eps):
-    return LayerNorm.apply(x, w, b, eps)
-
-
-def add_layer_norm(x, y, w, b, eps):
-    return AddLayerNorm.apply(x, y, w, b, eps)
-
-
-def rms_norm(x, w, eps):
-    return RMSNorm.apply(x, w, eps)
-
-
-def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
-    return Attention.apply(q, k, v, mask, bias, causal, scale)
-
-
-def attention_weights(q, k, **how):
-    raise OpsError(
-        "attention_weights: an argument requires a gradient, and the kernel computes none of the weights themselves:"
-        " look at them under torch.no_grad(), or load with backend='torch'"
-    )
-
-
-def gelu(x):
-    return Activation.apply(x, gelu_kernel, gelu_backward)
-
-
-def gelu_tanh(x):
-    return Activation.apply(x, gelu_tanh_kernel, gelu_tanh_backward)
-
-
-def quick_gelu(x):
-    return Activation.apply(x, quick_gelu_kernel, quick_gelu_backward)
-
-
-def relu(x):
-    return Activation.apply(x, relu_kernel, relu_backward)
-
-
-def silu(x):
-    return Activation.apply(x, silu_kernel, silu_backward)
-
-
-def tanh(x):
-    return Activation.apply(x, tanh_kernel, tanh_backward)
-
-
-def softmax(x):
-    return Softmax.apply(x)
-
-
-def embed(ids, table):
-    return Embed.apply(ids, table)
-
-
-def patch_embed(pixels, w, b=None):
-    return PatchEmbed.apply(pixels, w, b)
-
-
-def cross_entropy(logits, targets, ignore_index=-100):
-    return CrossEntropy.apply(logits, targets, ignore_index, False)
-
-
-def cross_entropy_in_place(logits, targets, ignore_index=-100):
+def cross_entropy_in_place(logits: Any, targets: Any, ignore_index: int = -100) -> Any:
     """`cross_entropy` whose backward WRITES THE GRADIENT OVER THE LOGITS, the largest array of a step by far.
 
     For a training loop that does not look at the logits again: ops._replace(cross_entropy=cross_entropy_in_place).
@@ -283,4 +100,24 @@ def cross_entropy_in_place(logits, targets, ignore_index=-100):
     """
     if logits.is_leaf and logits.requires_grad:
         raise OpsError("cross_entropy_in_place: the logits are a leaf, whose values backward() would overwrite")
-    return CrossEntropy.apply(logits, targets, ignore_index, True)
+    return _InPlace.apply(logits, targets, ignore_index)
+
+
+class _InPlace(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Any, targets: Any, ignore_index: int) -> Any:
+        from ..kernels.cross_entropy import cross_entropy
+
+        ctx.save_for_backward(logits, targets)
+        ctx.ignore_index = ignore_index
+        return cross_entropy(logits, targets, ignore_index)
+
+    @staticmethod
+    def backward(ctx: Any, dout: Any) -> Any:  # type: ignore[override]
+        _refuse_second_order()
+        from ..kernels.cross_entropy import cross_entropy_backward_in_place
+
+        logits, targets = ctx.saved_tensors
+        dlogits = cross_entropy_backward_in_place(dout, logits.detach(), targets, ctx.ignore_index)
+        torch.autograd.graph.increment_version(logits)  # torch refuses whoever still counts on the logits
+        return dlogits, None, None

@@ -25,11 +25,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import InputError
-from . import ACTS, check_ids, check_labels
-from .numpy import _GELU_POLYNOMIAL, _erf, attention_weights, linear, softmax
-
-WITHOUT_GRADIENT = ("ids", "targets", "mask", "eps", "act", "causal", "scale", "ignore_index")  # arguments of ops
+from . import TABLE, act_of, check_ids, check_labels, plain
+from .plain import attention_weights, linear, normal_cdf, softmax
 
 
 def summed_to(gradient, shape):
@@ -69,10 +66,23 @@ def linear_act_backward(dout, x, w, b=None, *, act):
 
     dout (..., F)   x (..., C)   w (F, C)   b (F,)   ->   dx (..., C), dw (F, C), db (F,)
     """
-    if act not in ACTS:
-        raise InputError(f"activation {act!r} does not exist: the activations are {', '.join(ACTS)}")
+    act_of(plain.OPS, act)  # refuses a name that is none
     dz = BACKWARD[act](dout, linear(x, w, b))  # (..., F)
     return linear_backward(dz, x, w, b)
+
+
+def gated_linear_backward(dout, x, gate, up, *, act):
+    """The product rule: each half gets dout times the other half, and the gradients of x add up.
+
+        y = act(g) · u          g = x gateᵀ          u = x upᵀ
+        dg = dout · u · act'(g)          du = dout · act(g)          then each as `linear_backward`
+
+    dout (..., F)   x (..., C)   gate, up (F, C)   ->   dx (..., C), dgate (F, C), dup (F, C)
+    """
+    g, u = linear(x, gate), linear(x, up)  # (..., F)
+    through_gate, dgate, _ = linear_backward(BACKWARD[act](dout * u, g), x, gate)
+    through_up, dup, _ = linear_backward(dout * act_of(plain.OPS, act)(g), x, up)
+    return through_gate + through_up, dgate, dup
 
 
 # ---- norms ---------------------------------------------------------------------------------------
@@ -180,23 +190,10 @@ def attention_backward(dout, q, k, v, *, mask=None, bias=None, causal=False, sca
 def gelu_backward(dout, x):
     """The product rule on y = x Φ(x), Φ(x) the share of a normal distribution that lies below x.
 
-        dx = dout · (Φ(x) + x φ(x))          φ(x) = Φ'(x) = exp(-x²/2) / √(2π)
-
-    Φ as in numpy_ops.gelu: erf's series in float64, in float32 the same fitted polynomial.
+    dx = dout · (Φ(x) + x φ(x))          φ(x) = Φ'(x) = exp(-x²/2) / √(2π)
     """
     density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-    return dout * (_share_below(x) + x * density)
-
-
-def _share_below(x):
-    """Φ(x) = (1 + erf(x/√2)) / 2"""
-    if x.dtype == np.float64:
-        return 0.5 + 0.5 * _erf(x * math.sqrt(0.5))
-    near = np.clip(x, -6, 6)
-    inner = np.zeros_like(x)
-    for coefficient in _GELU_POLYNOMIAL:
-        inner = inner * (near * near) + coefficient
-    return 0.5 + 0.5 * np.tanh(near * inner)
+    return dout * (normal_cdf(x) + x * density)
 
 
 def gelu_tanh_backward(dout, x):
@@ -288,22 +285,4 @@ def cross_entropy_backward(dout, logits, targets, ignore_index=-100):
     return dlogits
 
 
-BACKWARD: dict[str, Callable] = {
-    "linear": linear_backward,
-    "linear_act": linear_act_backward,
-    "layer_norm": layer_norm_backward,
-    "add_layer_norm": add_layer_norm_backward,
-    "rms_norm": rms_norm_backward,
-    "attention": attention_backward,
-    "attention_weights": attention_weights_backward,
-    "gelu": gelu_backward,
-    "gelu_tanh": gelu_tanh_backward,
-    "quick_gelu": quick_gelu_backward,
-    "relu": relu_backward,
-    "silu": silu_backward,
-    "tanh": tanh_backward,
-    "softmax": softmax_backward,
-    "embed": embed_backward,
-    "patch_embed": patch_embed_backward,
-    "cross_entropy": cross_entropy_backward,
-}  # by the name of the op
+BACKWARD: dict[str, Callable] = {name: globals()[f"{name}_backward"] for name, op in TABLE.items() if op.gradient}

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from . import Ops
-from . import numpy as numpy_ops
-from .backward import BACKWARD, WITHOUT_GRADIENT, summed_to
+from ..errors import InputError, OpsError
+from . import TABLE, record
+from . import numpy as fast
+from .backward import BACKWARD, summed_to
 
 AGES = count()
 
@@ -183,10 +183,12 @@ def _ancestors(array: Array) -> list[Array]:
 
 # ---- the record ----------------------------------------------------------------------------------
 def _remembered(name: str) -> Callable:
-    """The op of this name on Arrays: forward by numpy_ops, back by numpy_backward."""
-    forward, backward = getattr(numpy_ops.OPS, name), BACKWARD[name]
+    """The op of this name on Arrays: forward by numpy.py, back by backward.py."""
+    if not TABLE[name].gradient:
+        return _refused(name)
+    forward, backward = getattr(fast.OPS, name), BACKWARD[name]
     signature = inspect.signature(backward)  # dout, and then the op's own arguments
-    places = [each for each in signature.parameters if each not in ("dout", *WITHOUT_GRADIENT)]
+    places = TABLE[name].floats
 
     def op(*args, **named):
         call = signature.bind(None, *args, **named)
@@ -202,6 +204,13 @@ def _remembered(name: str) -> Callable:
             return grads if isinstance(grads, tuple) else (grads,)
 
         return _step(ahead, back, *(call.arguments[place] for place in places))
+
+    return op
+
+
+def _refused(name: str) -> Callable:
+    def op(*args, **named):
+        raise OpsError(f"{name} has no gradient: train with weights that are not rounded to 8 bits")
 
     return op
 
@@ -225,4 +234,4 @@ def to_numpy(x):
 
 
 PLUMBING: dict[str, Any] = dict(concat=concat, broadcast_to=broadcast_to, from_numpy=from_numpy, to_numpy=to_numpy)
-OPS = Ops(name="tape", **{name: _remembered(name) for name in BACKWARD} | PLUMBING)
+OPS = record("tape", {name: _remembered(name) for name in TABLE} | PLUMBING)

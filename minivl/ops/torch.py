@@ -1,4 +1,4 @@
-"""The same functions on torch tensors, on the CPU or a GPU, differentiable. Formulas: ops/numpy.py."""
+"""The ops of plain.py on torch tensors, on the CPU or a GPU, differentiable. Each formula is told in plain.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import OpsError
-from . import Ops, act_of, check_ids, check_labels, dtype_name
+from . import Ops, act_of, check_ids, check_labels, dtype_name, record
+from .plain import OUTLIER, PER_STEP
 
 
 def linear(x, w, b=None):
@@ -20,6 +21,50 @@ def linear(x, w, b=None):
 
 def linear_act(x, w, b=None, *, act):
     return act_of(OPS, act)(F.linear(x, w, b))
+
+
+def gated_linear(x, gate, up, *, act):
+    return linear_act(x, gate, act=act) * F.linear(x, up)
+
+
+def weight_only_linear(x, w, scale, b=None):
+    y = F.linear(x, w.to(x.dtype)) * (scale / 127).to(x.dtype)
+    return y if b is None else y + b
+
+
+def int8_linear(x, w, scale, b=None):
+    if x.requires_grad and torch.is_grad_enabled():
+        raise OpsError("int8_linear: x requires a gradient, and rounding to whole numbers has none: train without it")
+    flat = x.reshape(-1, x.shape[-1])
+    q, scale_x, outlying = quantise_activations(flat)
+    y = exact_product(q, w) * (scale_x[:, None] * scale) * PER_STEP
+    y = y + flat[:, outlying].float() @ (w[:, outlying] * (scale / 127)[:, None]).T
+    y = y if b is None else y + b
+    return y.to(x.dtype).reshape(*x.shape[:-1], len(w))
+
+
+def quantise_activations(x):
+    largest = torch.finfo(torch.float16).max
+    x = x.clamp(-largest, largest).to(torch.float16).float()
+    large = x.abs() >= OUTLIER  # (M, C)
+    outlying = large.any(0)  # (C,)
+    q, scale = quantise_rows(x.masked_fill(large, 0))
+    return q.masked_fill(outlying, 0), scale, outlying
+
+
+def quantise_rows(w):
+    scale = w.abs().amax(1) if w.shape[1] else w.new_zeros(len(w))
+    factor = torch.where(scale > 1e-36, 127 / scale, 0.0)
+    return torch.round(w * factor[:, None]).to(torch.int8), scale
+
+
+def exact_product(q, w):
+    """q wᵀ of bytes, without rounding.   q (M, C) int8   w (F, C) int8   ->   (M, F) float32, of the nearest value"""
+    if q.device.type == "cpu":
+        return torch._int_mm(q, w.T).float()
+    steps = range(0, q.shape[1], 1040)  # float32 sums of so many products of two bytes stay below 2^24: they are exact
+    parts = [q[:, i : i + 1040].float() @ w[:, i : i + 1040].float().T for i in steps]
+    return sum(part.double() for part in parts).float()
 
 
 def layer_norm(x, w, b, eps):
@@ -72,6 +117,9 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     return weights.to(dtype) @ v.to(dtype)
 
 
+gelu, relu, silu, tanh = F.gelu, F.relu, F.silu, torch.tanh
+
+
 def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
@@ -114,30 +162,9 @@ def to_numpy(x):
     return (x.float() if x.dtype == torch.bfloat16 else x).numpy()  # NumPy has no bfloat16
 
 
-OPS = Ops(
-    name="torch",
-    linear=linear,
-    linear_act=linear_act,
-    layer_norm=layer_norm,
-    add_layer_norm=add_layer_norm,
-    rms_norm=rms_norm,
-    attention=attention,
-    attention_weights=attention_weights,
-    gelu=F.gelu,
-    gelu_tanh=gelu_tanh,
-    quick_gelu=quick_gelu,
-    relu=F.relu,
-    silu=F.silu,
-    tanh=torch.tanh,
-    softmax=softmax,
-    embed=embed,
-    patch_embed=patch_embed,
-    cross_entropy=cross_entropy,
-    concat=torch.cat,
-    broadcast_to=torch.broadcast_to,
-    from_numpy=from_numpy,
-    to_numpy=to_numpy,
-)
+concat, broadcast_to = torch.cat, torch.broadcast_to
+
+OPS = record("torch", globals())
 
 
 def placed(dtype=None, device=None) -> Ops:

@@ -1,70 +1,31 @@
-"""The same functions by our own Triton kernels, whose files lie in ../../kernels. Formulas: ops/numpy.py.
+"""The ops of plain.py by our own Triton kernels, whose files lie in ../../kernels.
 
-Arrays are torch tensors, on a GPU (CUDA or ROCm), or on the CPU in Triton's interpreter. A tensor that requires a
-gradient takes the way through ops/autograd.py, where backward() runs on our own kernels too. What a kernel
-cannot take it refuses with the reason; nothing else computes in its place.
+Arrays are torch tensors, on a GPU (CUDA or ROCm), or on the CPU in Triton's interpreter. Which file computes an op is
+said by its row in table.py. Where an argument requires a gradient, the op goes through autograd.py, where backward()
+runs on our own kernels too. What a kernel cannot take it refuses with the reason; nothing else computes in its place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, wraps
+from importlib import import_module
 from inspect import unwrap
+from typing import Any
 
 import torch
 from numpy import ndarray
 
 from ..errors import OpsError
-from ..kernels.activations import gelu, gelu_tanh, quick_gelu, relu, silu, tanh
 from ..kernels.attention import attention as attention_of_many
-from ..kernels.attention_naive import attention_weights
-from ..kernels.cross_entropy import cross_entropy
 from ..kernels.decode_attention import decode_attention
-from ..kernels.embeddings import embed
+from ..kernels.int8 import int8_linear
 from ..kernels.launch import INTERPRETED, arrays, check_place
-from ..kernels.layer_norm import add_layer_norm, layer_norm, rms_norm
 from ..kernels.linear import linear
-from ..kernels.patches import patch_embed
-from ..kernels.softmax_rows import softmax
-from . import Ops
-from . import autograd as back
+from ..kernels.matvec import MOST_ROWS, matvec
+from . import TABLE, Ops, record
 from . import torch as torch_ops
-
-
-def differentiable(kernel, function):
-    """The kernel; where an argument requires a gradient, the function of triton_gradients that knows the way back.
-
-    This is the one frame between a line of a model and the function that calls a kernel, so it unwraps what would let
-    that function take NumPy arrays: a model on this record has none.
-    """
-    direct = unwrap(kernel)
-
-    @wraps(kernel)
-    def run(*args, **named):
-        given = [*args, *named.values()]
-        check_place(direct, given)
-        if any(isinstance(x, ndarray) for x in given):
-            return kernel(*args, **named)
-        if torch.is_grad_enabled() and any(_traced(x) for x in given):
-            return function(*args, **named)
-        return direct(*args, **named)
-
-    return run
-
-
-def _traced(x) -> bool:
-    return isinstance(x, torch.Tensor) and x.requires_grad
-
-
-one_query, many_queries = unwrap(decode_attention), unwrap(attention_of_many)
-
-
-@arrays
-def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
-    """A single query, the last one, which sees every key, has a kernel that shares the keys out among many programs."""
-    if q.shape[2] == 1:
-        return one_query(q, k, v, mask=mask, bias=bias, scale=scale)
-    return many_queries(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale)
-
+from .autograd import differentiable
 
 if not INTERPRETED and not torch.cuda.is_available():
     raise OpsError(
@@ -73,29 +34,66 @@ if not INTERPRETED and not torch.cuda.is_available():
     )
 HOME = "cpu" if INTERPRETED else "cuda"
 
-OPS = Ops(
-    name="triton",
-    linear=differentiable(linear, back.linear),
-    linear_act=differentiable(linear, back.linear),
-    layer_norm=differentiable(layer_norm, back.layer_norm),
-    add_layer_norm=differentiable(add_layer_norm, back.add_layer_norm),
-    rms_norm=differentiable(rms_norm, back.rms_norm),
-    attention=differentiable(attention, back.attention),
-    attention_weights=differentiable(attention_weights, back.attention_weights),
-    gelu=differentiable(gelu, back.gelu),
-    gelu_tanh=differentiable(gelu_tanh, back.gelu_tanh),
-    quick_gelu=differentiable(quick_gelu, back.quick_gelu),
-    relu=differentiable(relu, back.relu),
-    silu=differentiable(silu, back.silu),
-    tanh=differentiable(tanh, back.tanh),
-    softmax=differentiable(softmax, back.softmax),
-    embed=differentiable(embed, back.embed),
-    patch_embed=differentiable(patch_embed, back.patch_embed),
-    cross_entropy=differentiable(cross_entropy, back.cross_entropy),
-    concat=torch.cat,
-    broadcast_to=torch.broadcast_to,
-    from_numpy=partial(torch_ops.from_numpy, device=HOME),
-    to_numpy=torch_ops.to_numpy,
+one_query, many_queries = unwrap(decode_attention), unwrap(attention_of_many)
+
+
+@arrays
+def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+    """A single query, the last one, which sees every key, has a kernel that splits the keys among many programs."""
+    if q.shape[2] == 1:
+        return one_query(q, k, v, mask=mask, bias=bias, scale=scale)
+    return many_queries(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale)
+
+
+@arrays
+def weight_only_linear(x, w, scale, b=None):
+    """A few rows have a kernel that reads the bytes of w once and nothing else."""
+    rows = x.numel() // max(1, x.shape[-1])
+    return (matvec if rows <= MOST_ROWS else linear)(x, w, b, scales=scale)
+
+
+SPECIAL = {  # the others are the function of their own name, in the file that their row in table.py names
+    "linear_act": linear,
+    "attention": attention,
+    "int8_linear": int8_linear,
+    "weight_only_linear": weight_only_linear,
+}
+
+
+def kernel_of(name: str) -> Callable[..., Any]:
+    """The function that launches an op's kernel."""
+    if name in SPECIAL:
+        return SPECIAL[name]
+    return getattr(import_module(f"minivl.kernels.{TABLE[name].kernel}"), name)
+
+
+def op(name: str) -> Callable[..., Any]:
+    """The kernel of an op; where an argument requires a gradient, the autograd function around it.
+
+    This is the one frame between a line of a model and the function that calls a kernel, so it unwraps what would let
+    that function take NumPy arrays: a model on this record has none.
+    """
+    kernel = kernel_of(name)
+    direct, traced = unwrap(kernel), differentiable(name, unwrap(kernel))
+
+    @wraps(kernel)
+    def run(*args, **named):
+        given = [*args, *named.values()]
+        check_place(direct, given)
+        if any(isinstance(x, ndarray) for x in given):
+            return kernel(*args, **named)
+        if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in given):
+            return traced(*args, **named)
+        return direct(*args, **named)
+
+    return run
+
+
+OPS = record(
+    "triton",
+    {name: op(name) for name in TABLE}
+    | {"concat": torch.cat, "broadcast_to": torch.broadcast_to, "to_numpy": torch_ops.to_numpy}
+    | {"from_numpy": partial(torch_ops.from_numpy, device=HOME)},
 )
 
 

@@ -119,7 +119,7 @@ def opt(c) -> Entries:
         yield Entry("lm_head.weight", "head.w", (c.vocab_size, C))
 
 
-def rms_norm(hub: str, path: str, c) -> Entries:
+def scale_of_norm(hub: str, path: str, c) -> Entries:
     yield Entry(f"{hub}.weight", f"{path}.w", (c.d_model,), 1.0)
     yield Constant(f"{path}.eps", c.layer_norm_epsilon)
 
@@ -141,14 +141,14 @@ def t5_stack(c, layers: int, cross: bool) -> Entries:
         for j, (theirs, ours) in enumerate(parts):
             hub, path = f"block.{i}.layer.{j}", f"layers.{i}.{ours}"
             yield from t5_attention(f"{hub}.{theirs}", path, c)
-            yield from rms_norm(f"{hub}.layer_norm", f"{path}_ln", c)
+            yield from scale_of_norm(f"{hub}.layer_norm", f"{path}_ln", c)
         hub, path = f"block.{i}.layer.{len(parts)}", f"layers.{i}.mlp"
         ups = {"wi_0": "gate", "wi_1": "up"} if c.is_gated_act else {"wi": "up"}
         for theirs, ours in ups.items():
             yield from linear(f"{hub}.DenseReluDense.{theirs}", f"{path}.{ours}", c.d_ff, c.d_model, bias=False)
         yield from linear(f"{hub}.DenseReluDense.wo", f"{path}.down", c.d_model, c.d_ff, bias=False)
-        yield from rms_norm(f"{hub}.layer_norm", f"{path}_ln", c)
-    yield from rms_norm("final_layer_norm", "ln", c)
+        yield from scale_of_norm(f"{hub}.layer_norm", f"{path}_ln", c)
+    yield from scale_of_norm("final_layer_norm", "ln", c)
 
 
 def t5(c) -> Entries:

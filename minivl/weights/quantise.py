@@ -24,7 +24,8 @@ import numpy as np
 
 from .. import cores
 from ..errors import InputError, OpsError, WeightsError
-from ..ops.quantised import FLOAT16, BFloat16, Float16, Int8, in_full, round_rows
+from ..ops.numpy_products import FLOAT16, quantise_rows
+from ..ops.quantised import BFloat16, Float16, Int8, in_full
 from .files import Stored, convert
 from .tree import Entry
 
@@ -130,7 +131,7 @@ def in_bytes(stored: Stored, whole: bool) -> Int8:
         w = part.checked()
         if whole and stored.dtype != "F16":
             w = in_full(Float16(in_range(part).astype(np.float16)))
-        found.rows[rows], found.scale[rows] = round_rows(w)
+        found.rows[rows], found.scale[rows] = quantise_rows(w)
     return found
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 import minivl.ops
-from minivl.ops.backward import BACKWARD, WITHOUT_GRADIENT
+from minivl.ops import TABLE
+from minivl.ops.backward import BACKWARD
 
 
 class Case(NamedTuple):
@@ -24,8 +25,7 @@ class Case(NamedTuple):
 
     def floats(self):
         """{parameter: array} of what has a gradient."""
-        found = {name: value for name, value in self.bound().items() if name not in (*WITHOUT_GRADIENT, "dout")}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: x for name, x in self.bound().items() if name in TABLE[self.op].floats and x is not None}
 
     def replaced(self, arrays):
         """The case with other arrays, {parameter: array}, in place of its own."""
@@ -39,10 +39,9 @@ class Case(NamedTuple):
 
     def backward(self, dout):
         """{parameter: gradient} by hand, for each of `floats`."""
-        given = [n for n in inspect.signature(BACKWARD[self.op]).parameters if n not in (*WITHOUT_GRADIENT, "dout")]
         found = BACKWARD[self.op](dout, *self.args, **self.kwargs)
         found = found if isinstance(found, tuple) else (found,)
-        return {name: grad for name, grad in zip(given, found, strict=True) if name in self.floats()}
+        return {name: grad for name, grad in zip(TABLE[self.op].floats, found, strict=True) if name in self.floats()}
 
     def autograd(self, dout, dtype=torch.float64):
         """{parameter: gradient} by torch's autograd through the record "torch", in a dtype."""
@@ -75,6 +74,8 @@ def _matrices(rng):
     for act in minivl.ops.ACTS:
         yield Case(f"linear_act {act}", "linear_act", (x, w, b), {"act": act})
     yield Case("linear_act without bias", "linear_act", (x, w), {"act": "gelu"})
+    for act in minivl.ops.ACTS:
+        yield Case(f"gated_linear {act}", "gated_linear", (x, w, rng.normal(size=(4, 5))), {"act": act})
 
 
 def _norms(rng):

@@ -262,7 +262,7 @@ def attentions(family: str, number: int, place: str, *, mask: bool, causal: bool
     return [one for one in found if causal or "causal" not in one.fault]
 
 
-def activations(family: str, number: int, place: str, act: str) -> list[Plant]:
+def activations(family: str, number: int, place: str, act: str, op: str = "linear_act") -> list[Plant]:
     spoken = {"gelu": "gelu (exact)", "gelu_tanh": "gelu (tanh)"}
     return [
         Plant(
@@ -270,9 +270,7 @@ def activations(family: str, number: int, place: str, act: str) -> list[Plant]:
             f"{place}: {other}",
             place,
             (f"activation: {spoken.get(other, other)} for {spoken.get(act, act)}",),
-            lambda other=other: with_op(
-                family, "linear_act", number, lambda f, x, w, b=None, *, act: f(x, w, b, act=other)
-            ),
+            lambda other=other: with_op(family, op, number, lambda f, *given, act, **more: f(*given, act=other, **more)),
         )
         for other in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
         if other != act
@@ -539,7 +537,7 @@ def all_plants() -> list[Plant]:
         *linears("t5", "language.decoder.layers.1.mlp.up", bias=False, layer="language.decoder.layers.1.mlp.gate"),
         *norms("t5", "language.decoder.layers.1.cross_ln", 1e-6, rms=True),
         *attentions("t5", 2 + 3 + 1, "language.encoder.layers.1.self.mixed", mask=True, causal=True),
-        *activations("t5", 2 + 2 + 1, "language.encoder.layers.1.mlp.act", "gelu_tanh"),
+        *activations("t5", 1, "language.encoder.layers.1.mlp.act", "gelu_tanh", "gated_linear"),
         *settings(
             "t5",
             ("text_config.dense_act_fn", "relu", "language.encoder.layers.0.mlp.act", "activation: relu"),

@@ -10,8 +10,10 @@ import minivl
 from minivl import Blip2Config, Blip2ForConditionalGeneration, BridgeTowerConfig
 from minivl.models import blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit
 from minivl.ops import numpy as numpy_ops
+from minivl.ops import numpy_products, plain
 
-MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit, numpy_ops]
+MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit]
+MODULES += [plain, numpy_ops, numpy_products]
 
 
 T5 = dict(model_type="t5", d_model=28, d_kv=9, d_ff=37, num_layers=2, num_decoder_layers=2, num_heads=7, vocab_size=41,
@@ -46,10 +48,31 @@ def run_everything():
         model.generate(pixels, ids, max_new_tokens=3, num_beams=3)
     for tied in (False, True):
         run_bridgetower(small_bridgetower(tied), rng)
+    for run in (run_the_demo_on_plain, run_bytes):
+        run(rng)
     x = rng.normal(size=(2, 5, 24))
     for op in (numpy_ops.gelu, numpy_ops.gelu_tanh, numpy_ops.quick_gelu, numpy_ops.silu, numpy_ops.relu):
         op(x), op(x.astype(np.float32))
     numpy_ops.rms_norm(x, x[0, 0], 1e-6)
+
+
+def run_the_demo_on_plain(rng):
+    """Every op of a model on the plain record, T5's among them."""
+    pixels, ids = rng.normal(size=(2, 3, 12, 12)).astype(np.float32), rng.integers(3, 30, (2, 7))
+    for text in ({}, T5 | {"feed_forward_proj": "gated-gelu"}):
+        model = Blip2ForConditionalGeneration(small(text=text), ops=minivl.ops.get("plain"))
+        model(pixels, ids, labels=ids, output_attentions=True)
+
+
+def run_bytes(rng):
+    """Products with 8-bit weights, on both records of NumPy."""
+    rows, scale = plain.quantise_rows(rng.normal(size=(7, 24)).astype(np.float32))
+    x = rng.normal(size=(2, 5, 24)).astype(np.float32)
+    x[:, :, 3] *= 20
+    for ops in (plain, numpy_ops):
+        ops.int8_linear(x, rows, scale, scale)
+        ops.weight_only_linear(x, rows, scale, scale)
+    numpy_ops.linear(x[0, :4], rows.astype(np.float32))
 
 
 def small_bridgetower(tied):
@@ -74,7 +97,7 @@ def run_bridgetower(config, rng):
 
 
 def test_every_shape_comment_is_true_and_every_one_is_reached(monkeypatch):
-    monkeypatch.setattr(numpy_ops, "PART", 64)  # so that small matrices are taken in parts too
+    monkeypatch.setattr(numpy_products, "PART", 64)  # so that small matrices are taken in parts too
     with shapes.watching(*MODULES) as kept:
         run_everything()
     promised = {

@@ -26,10 +26,11 @@ from minivl import (
     BridgeTowerProcessor,
 )
 from minivl.errors import InputError, OpsError
+from minivl.ops import plain
 from minivl.weights import tree
 
 needs_triton = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for Linux")
-NUMPY = minivl.ops.get("numpy")
+NUMPY, PLAIN = minivl.ops.get("numpy"), minivl.ops.get("plain")
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 VISION = dict(hidden_size=24, intermediate_size=36, num_hidden_layers=2, num_attention_heads=3, image_size=12)
 VISION |= dict(patch_size=4, initializer_range=0.2)
@@ -374,12 +375,16 @@ def draw(*shape, scale=1.0):
 MASK = np.array([[[[True, False, True, True, False]]], [[[False] * 5]]])
 QKV = draw(2, 3, 4, 16), draw(2, 3, 5, 16), draw(2, 3, 5, 16)
 ONE = (QKV[0][:, :, :1], *QKV[1:])
+BYTES = plain.quantise_rows(draw(7, 24).astype("f4"))
+MANY = draw(2, 9, 24) * np.where(np.arange(24) == 5, 9, 1)  # column 5 holds outliers
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
 CASES = [
     ("linear", (draw(2, 5, 24), draw(7, 24), draw(7)), {}),
     ("linear", (draw(24), draw(7, 24)), {}),
     *(("linear_act", (draw(2, 5, 24), draw(7, 24), draw(7)), dict(act=act)) for act in ACTIVATIONS),
     ("linear_act", (draw(3, 24), draw(7, 24)), dict(act="relu")),
+    *(("gated_linear", (draw(2, 5, 24), draw(7, 24), draw(7, 24)), dict(act=act)) for act in ACTIVATIONS),
+    *((op, (x, *BYTES, draw(7)), {}) for op in ("int8_linear", "weight_only_linear") for x in (MANY, MANY[0, :3])),
     ("layer_norm", (draw(2, 5, 24), draw(24), draw(24), 1e-5), {}),
     ("add_layer_norm", (draw(2, 5, 24), draw(2, 5, 24), draw(24), draw(24), 1e-12), {}),
     ("rms_norm", (draw(2, 5, 24), draw(24), 1e-6), {}),
@@ -399,26 +404,41 @@ CASES = [
 BACKENDS = ["torch", pytest.param("triton", marks=needs_triton)]
 
 
-@pytest.mark.parametrize("dtype", ["float32", *HALVES])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "backend, dtype",
+    [("plain", "float32"), ("numpy", "float32")]
+    + [pytest.param(*backend.values, dtype, marks=backend.marks) if hasattr(backend, "values") else (backend, dtype)
+       for backend in BACKENDS for dtype in ("float32", *HALVES)],
+)  # fmt: skip
 def test_every_op_in_every_dtype(backend, dtype):
-    """Against float64 of the same rounded numbers: a few rounding steps at the largest number are allowed."""
+    """Against the plain formula in float64 of the same rounded numbers: a few rounding steps at the largest number are
+    allowed.
+    """
     ops = minivl.ops.get(backend, dtype)
     step = torch.finfo(getattr(torch, dtype)).eps
     assert {case[0] for case in CASES} == {*ops._fields[1:-4]}  # all but the name and the four that only carry things
     for name, args, how in CASES:
-        given = [ops.from_numpy(x) if isinstance(x, np.ndarray) else x for x in args]
-        more = {key: ops.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in how.items()}
-        exact = getattr(NUMPY, name)(*map(rounded, given), **{key: rounded(x) for key, x in more.items()})
+        given = [taken(ops, x, dtype) for x in args]
+        more = {key: taken(ops, x, dtype) for key, x in how.items()}
+        exact = getattr(PLAIN, name)(*map(rounded, given), **{key: rounded(x) for key, x in more.items()})
         got = getattr(ops, name)(*given, **more)
-        assert got.dtype == getattr(torch, dtype), name
+        assert minivl.ops.dtype_name(got.dtype) == dtype, name
         near(as_array(got), np.asarray(exact), 6 * step, f"{name} {how}")
+
+
+def taken(ops, x, dtype):
+    """An argument as a record takes it: the scales of 8-bit weights stay float32."""
+    if not isinstance(x, np.ndarray):
+        return x
+    if ops.name in ("plain", "numpy"):
+        return x.astype(dtype) if x.dtype.kind == "f" else x
+    return torch.from_numpy(x.copy()) if x is BYTES[1] else ops.from_numpy(x)
 
 
 def rounded(x):
     """What the op was really given, in float64 where it is no integer or bool."""
     if not isinstance(x, torch.Tensor):
-        return x
+        return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
     return as_array(x) if x.is_floating_point() else x.cpu().numpy()
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import minivl.ops
 from minivl.errors import InputError, OpsError
-from minivl.ops import numpy as numpy_ops
+from minivl.ops import numpy_products
 
-RECORDS = ["numpy", "torch"]
+RECORDS = ["plain", "numpy", "torch"]
 DTYPES = [np.float64, np.float32]
 NUMPY = minivl.ops.get("numpy")
 
@@ -100,10 +100,10 @@ def test_linear_of_many_rows(record, rows):
 @pytest.mark.parametrize("rows", [2, 7, 99])
 @pytest.mark.parametrize("into, out", [(88, 33), (64, 40), (1300, 1001)])  # 33 and 1001 leave rows beside the slices
 def test_few_rows_meet_a_matrix_in_parts(monkeypatch, rows, into, out):
-    monkeypatch.setattr(numpy_ops, "PART", 512)
+    monkeypatch.setattr(numpy_products, "PART", 512)
     parts = []
-    whole = numpy_ops.sliced_product
-    monkeypatch.setattr(numpy_ops, "sliced_product", lambda *given: (parts.append(len(given[0])), whole(*given)))
+    whole = numpy_products.sliced_product
+    monkeypatch.setattr(numpy_products, "sliced_product", lambda *given: (parts.append(len(given[0])), whole(*given)))
     x, w, b = draw(0, (rows, into), np.float32), draw(1, (out, into), np.float32), draw(2, (out,), np.float32)
     against_torch("numpy", "linear", F.linear, x, w, b, dtype=np.float32)
     assert sum(parts) == out and len(parts) > 1

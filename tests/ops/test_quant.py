@@ -13,6 +13,7 @@ from oracle import GOLDEN, golden_inputs
 import minivl.ops
 from minivl import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BridgeTowerForImageAndTextRetrieval
 from minivl.errors import InputError, OpsError, WeightsError
+from minivl.ops import numpy_products as products
 from minivl.ops import quantised as quant
 from minivl.weights import files, names, tree
 from minivl.weights import quantise as narrow
@@ -29,7 +30,10 @@ F, C = 37, 29
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Matrices of the tests fall into several tiles, the last of them smaller."""
-    monkeypatch.setattr(quant, "TILE", 8 * C + 3)
+    monkeypatch.setattr(products, "TILE", 8 * C + 3)
+
+
+NUMPY = quant.reading(minivl.ops.get("numpy"))
 
 
 @pytest.fixture
@@ -50,10 +54,10 @@ def golden():
 @pytest.mark.parametrize("case", CASES)
 def test_the_whole_numbers_are_those_of_bitsandbytes(golden, case):
     want = {key.split("/")[1]: a for key, a in golden.items() if key.startswith(f"{case}/")}
-    weight = quant.round_rows(want["w"].astype(np.float32))
+    weight = products.quantise_rows(want["w"].astype(np.float32))
     np.testing.assert_array_equal(weight[0], want["CB"])
     np.testing.assert_array_equal(weight[1], want["SCB"])
-    small, scale, outlying = quant.split(want["x"].astype(np.float32))
+    small, scale, outlying = products.quantise_activations(want["x"].astype(np.float32))
     np.testing.assert_array_equal(small, want["CA"])
     np.testing.assert_array_equal(scale, want["SCA"])
     np.testing.assert_array_equal(np.flatnonzero(outlying), want["outliers"])
@@ -62,7 +66,7 @@ def test_the_whole_numbers_are_those_of_bitsandbytes(golden, case):
 @pytest.mark.parametrize("case", CASES)
 def test_the_layer_is_that_of_bitsandbytes_within_the_rounding_of_its_float16(golden, case):
     x, w, b, want = (golden[f"{case}/{key}"].astype(np.float32) for key in ("x", "w", "b", "y"))
-    got = quant.linear(x, quant.Int8(*quant.round_rows(w), whole=True), b)
+    got = NUMPY.linear(x, quant.Int8(*products.quantise_rows(w), whole=True), b)
     assert got.dtype == np.float32
     assert np.linalg.norm(got - want) < 4e-4 * np.linalg.norm(want)
 
@@ -89,26 +93,26 @@ def test_every_state_of_a_model_is_that_of_bitsandbytes(golden, name, given):
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 def test_rows_are_rounded_to_even_and_a_row_of_zeros_stays_one():
     w = np.array([[127, 0.5, 1.5, -2.5], [0, 0, 0, 0], [-2, 1, 0.5, 0], [1e-40, 0, -1e-41, 0]], np.float32)
-    rows, scale = quant.round_rows(w)
+    rows, scale = products.quantise_rows(w)
     assert rows.tolist() == [[127, 0, 2, -2], [0] * 4, [-127, 64, 32, 0], [0] * 4]
     np.testing.assert_array_equal(scale, np.abs(w).max(1))
     assert rows.dtype == np.int8 and scale.dtype == np.float32
 
 
 @pytest.mark.parametrize("extreme", [False, True])
-@pytest.mark.parametrize("width", [1, quant.EXACT, quant.EXACT + 1, 5000])
+@pytest.mark.parametrize("width", [1, products.EXACT, products.EXACT + 1, 5000])
 def test_the_product_of_bytes_is_exact(rng, width, extreme, small_tiles):
     a, w = (rng.integers(-127, 128, (rows, width)).astype(np.int8) for rows in (3, 5))
     if extreme:  # the largest sums there can be, and odd ones
         a[:], w[:] = 127, -127
         a[0, :1], w[0, :2] = -126, 127
     want = a.astype(np.int64) @ w.T.astype(np.int64)
-    got = quant.whole_product(a, quant.Int8(w, np.ones(5, np.float32), True))
+    got = products.exact_product(a, w)
     np.testing.assert_array_equal(got, want.astype(np.float32))
 
 
 def test_sums_of_so_many_products_are_exact_and_no_more():
-    assert quant.EXACT * 127**2 < 2**24 < (quant.EXACT + 1) * 127**2
+    assert products.EXACT * 127**2 < 2**24 < (products.EXACT + 1) * 127**2
 
 
 def test_every_float16_and_every_bfloat16_is_widened_exactly():
@@ -125,7 +129,7 @@ def test_every_float16_and_every_bfloat16_is_widened_exactly():
 
 def leaves(w):
     """A matrix in each form, and the numbers that the form stands for."""
-    rows, scale = quant.round_rows(w)
+    rows, scale = products.quantise_rows(w)
     bits = files.convert(w, "BF16")
     yield quant.Float16(w.astype(np.float16)), w.astype(np.float16).astype(np.float64)
     yield quant.BFloat16(bits), (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -158,9 +162,9 @@ def test_an_outlier_keeps_its_column_out_of_the_8_bits(draw, small_tiles):
     x, w = draw(4, C), draw(F, C)
     x[1, 7] = 6000
     x[2, 9] = -1e6  # beyond float16
-    leaf = quant.Int8(*quant.round_rows(w), whole=True)
+    leaf = quant.Int8(*products.quantise_rows(w), whole=True)
     number = leaf.rows * (leaf.scale / 127)[:, None]
-    got, exact = quant.linear(x, leaf), x.astype(np.float64) @ number.T
+    got, exact = NUMPY.linear(x, leaf), x.astype(np.float64) @ number.T
     assert np.isfinite(got).all()
     kept = np.abs(x[:, [c for c in range(C) if c not in (7, 9)]]).max(1)
     assert (np.abs(got - exact).max(1) <= kept / 127 * np.abs(number).sum(1).max() + 1e-6 * np.abs(exact).max(1)).all()
@@ -168,11 +172,11 @@ def test_an_outlier_keeps_its_column_out_of_the_8_bits(draw, small_tiles):
 
 def test_a_row_feels_the_others_only_through_their_outliers(draw):
     x, w = np.clip(draw(3, C), -3, 3), draw(F, C)
-    leaf = quant.Int8(*quant.round_rows(w), whole=True)
-    alone = quant.linear(x[:1], leaf)
-    np.testing.assert_array_equal(quant.linear(x, leaf)[:1], alone)
+    leaf = quant.Int8(*products.quantise_rows(w), whole=True)
+    alone = NUMPY.linear(x[:1], leaf)
+    np.testing.assert_array_equal(NUMPY.linear(x, leaf)[:1], alone)
     x[2, 4] = 50
-    moved = np.abs(quant.linear(x, leaf)[:1] - alone)
+    moved = np.abs(NUMPY.linear(x, leaf)[:1] - alone)
     assert 0 < moved.max() < 0.1
 
 
@@ -194,7 +198,7 @@ def test_what_a_matrix_becomes(draw, small_tiles, dtype):
     as_half = number.astype(np.float16).astype(np.float32)
     for mode, of in (("weight-only", number), ("int8", as_half)):
         leaf = narrow.keeper(mode)(entry("layers.0.mlp.down.w"), source)
-        rows, scale = quant.round_rows(of)
+        rows, scale = products.quantise_rows(of)
         assert leaf.whole == (mode == "int8")
         np.testing.assert_array_equal(leaf.rows, rows)
         np.testing.assert_array_equal(leaf.scale, scale)
@@ -415,7 +419,7 @@ def test_no_warning_on_the_way(demo):
 def test_the_record_is_numpys_but_for_what_reads_weights():
     plain, reading = minivl.ops.get("numpy"), quant.reading(minivl.ops.get("numpy"))
     changed = {name for name in plain._fields if getattr(plain, name) is not getattr(reading, name)}
-    assert changed == {"linear", "linear_act", "embed", "to_numpy"}
+    assert changed == {"linear", "linear_act", "gated_linear", "embed", "to_numpy"}
 
 
 @pytest.mark.parametrize(

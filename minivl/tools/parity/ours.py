@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...api.pretrained import Pretrained
-from ...ops import Ops
-from ...ops import numpy as numpy_ops
+from ...ops import ON_NUMPY, Ops, plain
 from ...tracing import Item, Tracer, hub_modules, paths_of
 from ...weights import tree
 from .float64 import FLOAT64
@@ -66,9 +65,9 @@ class Ours:
     def judge(self) -> Ours:
         """The same weights and configuration in float64; weights stay as they are kept and are widened when used."""
         model = self.model
-        if model.ops.name != "numpy":
+        if model.ops.name not in ON_NUMPY:
             params = tree.map_leaves(_numbers, model.params)
-            model = type(model)(model.config, ops=numpy_ops.OPS, params=params)
+            model = type(model)(model.config, ops=plain.OPS, params=params)
         return Ours(model, f"{self.label} in float64", ops=FLOAT64)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...ops.quantised import round_rows, widened
+from ...ops.plain import quantise_rows
+from ...ops.quantised import widened
 
 NARROW = ("bfloat16", "float16", "int8")
 
@@ -23,7 +24,7 @@ def rounded(x: Any, kind: str) -> Any:
         bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
         bits += 0x7FFF + ((bits >> 16) & 1)  # to the nearest, ties to even
         return widened((bits >> 16).astype(np.uint16)).astype(np.float64)
-    rows, scale = round_rows(np.asarray(x, np.float32).reshape(-1, x.shape[-1]))
+    rows, scale = quantise_rows(np.asarray(x, np.float32).reshape(-1, x.shape[-1]))
     return (rows * (scale[:, None] / np.float64(127))).reshape(x.shape)
 
 

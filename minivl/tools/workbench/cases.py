@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...ops import ACTS
+from ...ops import ACTS, TABLE, plain
+from ...ops.table import Op
 from .layouts import lay
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -57,30 +58,26 @@ class Contract:
     extras: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # a switch of the wrapper -> further results
 
 
-NORM_EXTRAS = {"with_statistics": ("mean", "rstd")}
-CONTRACTS = {
-    contract.op: contract
-    for contract in (
-        Contract(
-            "attention",
-            {"q": "BHTD", "k": "BHSD", "v": "BHSD"},
-            ("mask", "bias", "causal", "scale"),
-            {"with_lse": ("lse",)},
-        ),
-        Contract("attention_weights", {"q": "BHTD", "k": "BHSD"}, ("mask", "bias", "causal", "scale")),
-        Contract("layer_norm", {"x": "BTC", "w": "C", "b": "C"}, (), NORM_EXTRAS),
-        Contract("add_layer_norm", {"x": "BTC", "y": "BTC", "w": "C", "b": "C"}, (), {"with_sum": ("sum",)}),
-        Contract("rms_norm", {"x": "BTC", "w": "C"}, (), {"with_statistics": ("rstd",)}),
-        Contract("linear", {"x": "BTC", "w": "FC", "b": "F"}),
-        Contract("linear_act", {"x": "BTC", "w": "FC", "b": "F"}, ("act",)),
-        *(Contract(act, {"x": "BTC"}) for act in ACTS),
-        Contract("softmax", {"x": "BTC"}),
-        Contract("embed", {"table": "VC"}),
-        Contract("patch_embed", {"pixels": "B3YX", "w": "C3PP", "b": "C"}),
-        Contract("cross_entropy", {"logits": "BTV"}, ("ignore_index",)),
-    )
-}
-OPS = (*CONTRACTS, *(f"{op}_backward" for op in CONTRACTS))
+def _contract(name: str, op: Op) -> Contract:
+    """The contract that follows from an op's row in the table."""
+    given = [argument for argument in op.arguments if argument.axes and not argument.integer and not argument.by_name]
+    floats = {argument.name: argument.axes for argument in given}
+    return Contract(name, floats, tuple(one.name for one in op.arguments if one.by_name), _extras(op.kind, floats))
+
+
+def _extras(kind: str, floats: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """What our kernels, and strangers', give besides the result when asked: for a backward pass, mostly."""
+    if kind == "attention" and "v" in floats:
+        return {"with_lse": ("lse",)}
+    if kind != "norm":
+        return {}
+    if "y" in floats:
+        return {"with_sum": ("sum",)}
+    return {"with_statistics": ("mean", "rstd") if "b" in floats else ("rstd",)}
+
+
+CONTRACTS = {name: _contract(name, op) for name, op in TABLE.items()}
+OPS = (*CONTRACTS, *(f"{name}_backward" for name, op in TABLE.items() if op.gradient))
 
 
 def contract_of(op: str) -> tuple[Contract, bool]:
@@ -117,10 +114,12 @@ def _rest(op: str, case: Case, rng: np.random.Generator, given: dict[str, Any]) 
             if value is not None:
                 given[name] = lay(value, case.layouts.get(name, "plain"))
         return given | {name: choices[name] for name in ("causal", "scale") if name in choices}
-    if op in ("layer_norm", "rms_norm", "add_layer_norm"):
+    if TABLE[op].kind == "norm":
         return given | {"eps": choices.get("eps", 1e-5)}
-    if op == "linear_act":
+    if "act" in CONTRACTS[op].keywords:
         return given | {"act": choices.get("act", "gelu")}
+    if "scale" in given:
+        return _rounded(rng, case, given)
     if op == "embed":
         ids = torch.from_numpy(rng.integers(0, case.size("V"), (case.size("B"), case.size("T"))))
         ids.view(-1)[-1] = case.size("V") - 1
@@ -143,6 +142,16 @@ def _targets(rng: np.random.Generator, case: Case) -> dict[str, Any]:
         targets[...] = ignore
     more = {"ignore_index": ignore} if "ignore_index" in case.choices else {}
     return {"targets": torch.from_numpy(targets), **more}
+
+
+def _rounded(rng: np.random.Generator, case: Case, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a product with 8-bit weights: rows and their scales; some activations are outliers if asked."""
+    rows, scale = plain.quantise_rows(rng.standard_normal((case.size("F"), case.size("C"))).astype(np.float32))
+    w = lay(torch.from_numpy(rows), case.layouts.get("w", "plain"))
+    x = given["x"]
+    if case.choices.get("outliers"):
+        x[..., rng.random(x.shape[-1]) < 0.1] *= 20
+    return {"x": x, "w": w, "scale": torch.from_numpy(scale), "b": given["b"]}
 
 
 def _dtype(case: Case) -> torch.dtype:
@@ -168,10 +177,10 @@ def _numbers(rng: np.random.Generator, name: str, shape: tuple[int, ...], case: 
         x *= 3000
     elif case.values == "equal" and name in ("q", "x", "y", "logits"):
         x = np.zeros(shape) if name == "q" else np.broadcast_to(x[..., :1], shape)
-    elif case.values == "tiny" and name not in ("w", "b", "table"):
+    elif case.values == "tiny" and name not in ("w", "gate", "up", "b", "table"):
         smallest = torch.finfo(_dtype(case)).smallest_normal
         x = np.where(rng.random(shape) < 0.5, rng.choice([-0.0, 0.0, smallest / 4, -smallest / 2], shape), x)
-    elif case.values == "grows" and name in ("v", "x", "y", "w", "logits"):
+    elif case.values == "grows" and name in ("v", "x", "y", "w", "gate", "up", "logits"):
         x = 1 + 0.25 * x if name != "logits" else 0.25 * x
     elif case.values == "offset" and name in ("x", "y"):
         x += 100 if not half else 8
@@ -223,10 +232,8 @@ def _bias(rng: np.random.Generator, case: Case) -> torch.Tensor | None:
 
 
 def _result_shape(op: str, case: Case) -> tuple[int, ...]:
-    axes = {"attention": "BHTD", "attention_weights": "BHTS", "linear": "BTF", "linear_act": "BTF"}.get(op, "BTC")
-    if op == "cross_entropy":
-        return ()
-    if op == "patch_embed":
+    axes = TABLE[op].result
+    if "N" in axes:
         patches = case.size("Y") // case.size("P") * (case.size("X") // case.size("P"))
         return case.size("B"), patches, case.size("C")
     return tuple(case.size(letter) for letter in axes)
@@ -238,7 +245,7 @@ def _result_shape(op: str, case: Case) -> tuple[int, ...]:
 def cases(op: str) -> list[Case]:
     """All cases of an op, in an order that tries a little of everything first."""
     contract, backward = contract_of(op)
-    listed = [case for case in _LISTS.get(contract.op, _elementwise)() if not backward or _has_gradient(case)]
+    listed = [case for case in _list(contract.op) if not backward or _has_gradient(case)]
     if backward:
         listed += [Case("memory layouts", dtype, layouts={"dout": how})
                    for dtype, how in (("float32", "padded"), ("float32", "strided"), ("bfloat16", "transposed"))
@@ -366,16 +373,17 @@ def _elementwise() -> Iterator[Case]:
             yield Case("extreme values", dtype, {"T": 5, "C": 33}, values=values)
 
 
-def _linear(acts: tuple[str, ...] = ()) -> Iterator[Case]:
+def _linear(acts: tuple[str, ...] = (), weights: tuple[str, ...] = ("w", "b")) -> Iterator[Case]:
     every = [(1, 1, 1), (33, 80, 47), (1, 33, 31), (2, 31, 33), (257, 88, 32), (1, 768, 257), (5, 1408, 33)]
     for dtype in DTYPES:
         some = every if dtype == "float32" else [(33, 80, 47), (1, 257, 33)]
         yield from _sizes("sizes", dtype, *some, letters="TCF")
-        for name in ("x", "w"):
+        for name in ("x", *(weight for weight in weights if weight != "b")):
             for layout in ("padded", "strided", "transposed", "heads") if dtype == "float32" else ("padded",):
                 yield Case("memory layouts", dtype, {"T": 5}, {name: layout})
-        yield Case("memory layouts", dtype, {"T": 5}, {"b": "strided"})
-        yield Case("no bias", dtype, {"T": 5}, choices={"b": "none"})
+        if "b" in weights:
+            yield Case("memory layouts", dtype, {"T": 5}, {"b": "strided"})
+            yield Case("no bias", dtype, {"T": 5}, choices={"b": "none"})
         for act in acts:
             yield Case("activations", dtype, {"T": 5}, choices={"act": act})
         yield Case("long sums", dtype, {"B": 1, "T": 3, "C": 2560, "F": 8}, values="grows")
@@ -413,16 +421,27 @@ def _cross_entropy() -> Iterator[Case]:
             yield Case("extreme values", dtype, {"T": 5}, values=values)
 
 
-_LISTS = {
-    "attention": _attention,
-    "attention_weights": _attention,
-    "layer_norm": _norm,
-    "rms_norm": _norm,
-    "add_layer_norm": lambda: _norm(("x", "y")),
-    "softmax": _softmax,
-    "linear": _linear,
-    "linear_act": lambda: _linear(ACTS),
-    "embed": _embed,
-    "patch_embed": _patches,
-    "cross_entropy": _cross_entropy,
-}
+def _bytes() -> Iterator[Case]:
+    yield from (case for case in _linear() if case.aspect != "long sums")
+    for dtype in DTYPES:
+        yield Case("outliers", dtype, {"T": 5}, choices={"outliers": "some"})
+        yield Case("outliers", dtype, {"B": 1, "T": 33, "C": 257}, choices={"outliers": "some"})
+
+
+def _list(name: str) -> Iterator[Case]:
+    """The cases of an op."""
+    op, floats = TABLE[name], CONTRACTS[name].floats
+    if name in _OWN:
+        return _OWN[name]()
+    if op.kind == "norm":
+        return _norm(tuple(each for each in ("x", "y") if each in floats))
+    if op.kind == "attention":
+        return _attention()
+    if op.kind == "product":
+        if "scale" in floats:
+            return _bytes()
+        return _linear(ACTS if "act" in CONTRACTS[name].keywords else (), tuple(floats)[1:])
+    return _elementwise()
+
+
+_OWN = {"softmax": _softmax, "embed": _embed, "patch_embed": _patches, "cross_entropy": _cross_entropy}

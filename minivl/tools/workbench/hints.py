@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...ops import ACTS, plain
 from . import references as answers
 from .cases import Case
 from .judge import Finding
@@ -324,13 +325,11 @@ def _of_others(op: str, args: dict[str, Any], finding: Finding, again: Any) -> W
         if args["w"].shape[0] == C:
             yield "w is transposed", again(w=args["w"].T)
     if op == "linear_act":
-        for act in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "tanh"):
+        for act in ACTS:
             yield f"the activation is {act}, whatever was asked for", again(act=act)
     if "x" in args and op not in ("linear", "linear_act"):
-        from ...ops import numpy as numpy_ops
-
-        for other in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "tanh"):
-            yield f"the function is {other}", partial(getattr(numpy_ops.OPS, other), args["x"])
+        for other in ACTS:
+            yield f"the function is {other}", partial(getattr(plain, other), args["x"])
         yield "the function is the identity", lambda: args["x"]
     if op == "softmax":
         yield from _of_softmax(args["x"])

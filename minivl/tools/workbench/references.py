@@ -1,7 +1,7 @@
 """The right answer to a case: exactly, in float64; and as torch gives it in the case's own dtype, to know how far off
 an honest answer may be.
 
-The exact one is the formula of minivl/ops/numpy.py (ops/backward.py), the other is torch_ops.py (its autograd).
+The exact one is the formula of minivl/ops/plain.py (ops/backward.py), the other is ops/torch.py (its autograd).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...ops import numpy as numpy_ops
+from ...ops import TABLE, backward, plain
 from ...ops import torch as torch_ops
 from .cases import Contract
 
-BY_NAME = ("mask", "bias", "causal", "scale", "act", "ignore_index")
+BY_NAME = {argument.name for op in TABLE.values() for argument in op.arguments if argument.by_name}
 
 
 def split(given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -44,10 +44,8 @@ def exact64(contract: Contract, given: dict[str, Any]) -> list[Any]:
     positional, named = split(given)
     with np.errstate(all="ignore"):
         if "dout" not in given:
-            return [np.asarray(getattr(numpy_ops.OPS, contract.op)(*positional, **named))]
-        from ...ops import backward as numpy_backward
-
-        found = getattr(numpy_backward, f"{contract.op}_backward")(*positional, **named)
+            return [np.asarray(getattr(plain.OPS, contract.op)(*positional, **named))]
+        found = getattr(backward, f"{contract.op}_backward")(*positional, **named)
     return list(found) if isinstance(found, tuple) else [found]
 
 

@@ -19,17 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from ....ops import TABLE
 from ..flow import Parting
 from . import activations, attention, ends, linear, norms, pictures, sums, tables
 from .around import Call, Try, as_double, rounded_results
 
-KINDS: dict[str, Callable[[Parting, Call], Iterator[Try]]] = {  # by the op that made the activation
+KINDS: dict[str, Callable[[Parting, Call], Iterator[Try]]] = {  # by the op that made the activation, or its kind
     "linear": linear.linear,
     "linear_act": activations.linear_act,
     "gated": activations.gated,
-    "layer_norm": norms.norm,
-    "rms_norm": norms.norm,
-    "add_layer_norm": norms.norm,
+    "norm": norms.norm,
     "attention": attention.attention,
     "sum": sums.residual,
     "embeddings": sums.embeddings,
@@ -44,8 +43,9 @@ def suspects(parting: Parting) -> Iterator[Try]:
     if call is None:
         yield from ends.ends(parting)
         return
-    if call.op in KINDS:
-        yield from KINDS[call.op](parting, as_double(call))
+    kind = call.op if call.op in KINDS or call.op not in TABLE else TABLE[call.op].kind
+    if kind in KINDS:
+        yield from KINDS[kind](parting, as_double(call))
     if parting.item.key[0].endswith(".self_ln"):
         yield from norms.after_the_sum(parting)
     yield from rounded_results(parting)

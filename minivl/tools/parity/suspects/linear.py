@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ops import quantised as quant
+from ....ops import plain
 from ....tracing import Call
 from ..float64 import FLOAT64
 from ..flow import Parting
@@ -71,9 +71,9 @@ def _numbers_moved(parting: Parting, call: Call, run: Run) -> Iterator[Try]:
 
 
 def _llm_int8(x: Any, w: Any, b: Any) -> Any:
-    """What quant.linear gives, which works in float32 on a weight that was kept in float16."""
-    rows = quant.round_rows(w.astype(np.float16).astype(np.float32))
-    return quant.linear(x.astype(np.float32), quant.Int8(*rows, True), None if b is None else b.astype(np.float32))
+    """What load_in_8bit=True gives: float32 activations, and a weight that was float16 before it was rounded."""
+    rows, scale = plain.quantise_rows(w.astype(np.float16).astype(np.float32))
+    return plain.int8_linear(x.astype(np.float32), rows, scale, None if b is None else b.astype(np.float32))
 
 
 def _unseen_attention(parting: Parting, run: Run) -> Iterator[Try]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....models import blocks
+from ....ops import TABLE
 from ....tracing import NORMS, Call
 from ..float64 import FLOAT64, double
 from ..flow import Parting
@@ -17,6 +18,7 @@ from .around import HALVES, Try, before_the_norm, heads_of
 from .links import link_summands
 from .tensors import other_weights
 
+RMS = next(name for name, op in TABLE.items() if op.kind == "norm" and "b" not in op.floats)  # the norm without a shift
 EPSES = (1e-5, 1e-6, 1e-12, 1e-8, 1e-3)
 
 
@@ -32,13 +34,13 @@ class Norm(NamedTuple):
     def run(self, **changed: Any) -> Any:
         """Its result with some of that changed."""
         op, x, w, b, eps = self._replace(**changed)
-        return FLOAT64.rms_norm(x, w, eps) if op == "rms_norm" else FLOAT64.layer_norm(x, w, b, eps)
+        return FLOAT64.layer_norm(x, w, b, eps) if op == "layer_norm" else getattr(FLOAT64, RMS)(x, w, eps)
 
 
 def _norm_of(call: Call) -> Norm:
     """The norm of a call; a post-LN layer's is that of the sum."""
     given = call.given
-    op = "rms_norm" if call.op == "rms_norm" else "layer_norm"
+    op = RMS if call.op == RMS else "layer_norm"
     return Norm(op, given["x"] + given.get("y", 0), given["w"], given.get("b"), given["eps"])
 
 
@@ -46,7 +48,7 @@ def norm(parting: Parting, call: Call) -> Iterator[Try]:
     """A norm with one thing changed, and the eps that would make B's numbers."""
     yield from changed_norm(parting, call)
     n = _norm_of(call)
-    centred = n.x if n.op == "rms_norm" else n.x - n.x.mean(-1, keepdims=True)
+    centred = n.x if n.op == RMS else n.x - n.x.mean(-1, keepdims=True)
     fit = fitted.eps(centred, parting.b, n.w, n.b)
     if fit is not None and all(abs(fit - known) > 0.1 * known for known in (*EPSES, n.eps)):
         yield f"eps near {fit:.3g} for {n.eps:g}", n.run(eps=fit)
@@ -78,10 +80,10 @@ def changed_norm(parting: Parting, call: Call) -> Iterator[Try]:
 def _other_kinds(n: Norm) -> Iterator[Try]:
     C = n.x.shape[-1]
     nothing = np.zeros(C)
-    if n.op == "rms_norm":
+    if n.op == RMS:
         yield "layer norm for RMS norm", n.run(op="layer_norm", b=nothing)
         return
-    yield "RMS norm for layer norm", n.run(op="rms_norm") + n.b
+    yield "RMS norm for layer norm", n.run(op=RMS) + n.b
     if C > 1:
         yield "variance over C - 1", n.run(b=nothing) * ((C - 1) / C) ** 0.5 + n.b
 
@@ -108,7 +110,7 @@ def after_the_sum(parting: Parting) -> Iterator[Try]:
     made = parting.item.call or Call("", "", {}, None)
     stream = made.given.get("x") if where == "out" else parting.item.array
     heads = heads_of(parting, path)
-    if layer is None or not heads or stream is None or made.op == "rms_norm" or "coder." in path:
+    if layer is None or not heads or stream is None or made.op == RMS or "coder." in path:
         return
     x = double(stream)
     is_opt = path.startswith("language.layers") and parting.judge.model.config.text_config.model_type == "opt"
