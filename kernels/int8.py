@@ -13,8 +13,8 @@ reach the threshold out of a. What was left out is multiplied as it is, in the d
               int32, exact                                 tensor cores, float32 sums
 
 The trick: s[f] / 127 comes before both sums, so the outlier columns of w are multiplied as the integers they are
-(exact in every dtype of x), and both sums end in one epilogue. And nothing waits for the host: which columns are outliers is
-counted on the device, and the product reads how far its last loop goes.
+(exact in every dtype of x), and both sums end in one epilogue. And nothing waits for the host: which columns are
+outliers is counted on the device, and the product reads how far its last loop goes.
 
     memory      reads x three times (2 bytes a number: outliers, maximum, rounding; the third from the cache) and writes
                 q (1 byte);  the product moves half the bytes of a 16-bit one, and w takes half the room for good
@@ -36,10 +36,8 @@ from minivl.kernels.activations import check_floats
 from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
 from minivl.kernels.linear import check_shapes, rows_at, tile_of
 from minivl.kernels.rows import as_rows, unit_of
-from minivl.ops.plain import PER_STEP
 
-
-STEP = tl.constexpr(127 * PER_STEP)  # 1/127, but for what bitsandbytes' rounding of 1/127² leaves
+STEP = tl.constexpr(127 * 6.200124e-05)  # 1/127, with 1/127² rounded as bitsandbytes has it: ops/plain.py's PER_STEP
 
 
 @triton.jit

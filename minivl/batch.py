@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ImageError, InputError
-from .pipelines import Speaker, Speaking
-from .tools.jobs import flow
-from .tools.jobs.items import Item
+from .pipelines import ImageToText, Item, TextWork, answered, looked
 
 __all__ = ["Captioner"]
 
@@ -81,17 +79,17 @@ class Captioner:
         return predict
 
     def _say(self, pictures: Iterable[Any]) -> tuple[list[str], list[str]]:
-        speaker = _speaker(self.model, tuple(sorted(self.loading.items())))
-        work = Speaking(speaker, "caption", lambda _: self.prompt, **self.settings)
+        writer = _loaded(self.model, tuple(sorted(self.loading.items())))
+        work = TextWork(writer, "caption", lambda _: self.prompt, **self.settings)
         items = [Item({}, partial(_opened, p, f"picture {place} of the batch")) for place, p in enumerate(pictures)]
-        records = flow.answered(work, [(item, flow.looked(work, item)) for item in items])
+        records = answered(work, [(item, looked(work, item)) for item in items])
         return [record.get("caption", "") for record in records], [record.get("error", "") for record in records]
 
 
 @lru_cache(maxsize=1)
-def _speaker(model: str, loading: tuple[tuple[str, Any], ...]) -> Speaker:
+def _loaded(model: str, loading: tuple[tuple[str, Any], ...]) -> ImageToText:
     """The model of this process: frameworks unpickle a Captioner for every batch, some of them."""
-    return Speaker(model, **dict(loading))
+    return ImageToText(model, **dict(loading))
 
 
 def _opened(picture: Any, name: str) -> Any:

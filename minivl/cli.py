@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import __version__
+from . import __version__, console
+from .console import count, masked_text, part, positive, share, whole_number, words
 from .errors import MinivlError, Note
 
 BATCH = 8  # pictures that a job puts together
@@ -29,6 +30,7 @@ TOOLS: dict[str, tuple[str, str]] = {  # command: its room, and what it does in 
     "bench": ("bench.command", "how fast it is, beside transformers and beside what the machine can do"),
     "finetune": ("finetune.command", "teach a BLIP-2's Q-Former one's own pictures"),
     "step": ("step", "a page on which to step through what a model looks at"),
+    "inspect": ("summary", "what a model consists of, and how much memory it takes, without loading it"),
 }
 
 
@@ -45,10 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be valid text
-    from .tools import commands
-
     try:
-        with _notes_in_a_line(commands.complain):
+        with _notes_in_a_line(console.complain):
             if arguments.command in TOOLS:
                 return _tool(arguments.command).run(arguments)
             with _libraries_silenced():
@@ -59,16 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         with suppress(OSError, AttributeError):  # what could not be written is let go; stdout may be no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # a reader of our output who has seen enough is nothing to tell
-            commands.complain(f"cannot go on: {error.strerror}")
+            console.complain(f"cannot go on: {error.strerror}")
         return 1
     except MinivlError as error:
-        commands.complain(str(error))
+        console.complain(str(error))
         return 1
     except ModuleNotFoundError as missing:
-        commands.complain(f"needs the package {missing.name!r}, which is not installed: pip install {missing.name}")
+        console.complain(f"needs the package {missing.name!r}, which is not installed: pip install {missing.name}")
         return 1
     except MemoryError as error:
-        commands.complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+        console.complain(f"not enough memory: {error}" if str(error) else "not enough memory")
         return 1
 
 
@@ -119,9 +119,7 @@ def _tool(name: str) -> ModuleType:
 
 def _room(arguments: argparse.Namespace) -> ModuleType:
     """Where a command's function is: with --out it is a long job."""
-    return import_module(
-        ".tools.commands" if getattr(arguments, "out", None) is None else ".tools.jobs.work", __package__
-    )
+    return import_module(".commands" if getattr(arguments, "out", None) is None else ".tools.jobs.work", __package__)
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:
@@ -135,13 +133,13 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
     caption = commands.add_parser("caption", help="say what pictures show", description="Say what each picture shows.")
     caption.add_argument("pictures", nargs="+", metavar="PICTURE", help=a_picture)
     start = caption.add_mutually_exclusive_group()
-    start.add_argument("--prompt", type=_words, metavar="TEXT", help="how the caption begins (default: with nothing)")
+    start.add_argument("--prompt", type=words, metavar="TEXT", help="how the caption begins (default: with nothing)")
     start.add_argument("--preset", choices=["caption"], help='a prompt by name: caption is "a photo of"')
 
     ask = commands.add_parser("ask", help="ask a picture a question", description="Ask a picture, or each of a folder.")
     ask.add_argument("pictures", nargs="?", metavar="PICTURE", help=a_picture)
     about = 'plain words; "Question: ... Answer:" is put around them'
-    ask.add_argument("question", nargs="?", type=_words, help=about)
+    ask.add_argument("question", nargs="?", type=words, help=about)
     about = 'with --out: a line for each question, {"picture": "cat.jpg", "question": "how many cats?"}, the picture '
     about += "as seen from the file's folder"
     ask.add_argument("--questions", type=Path, metavar="FILE", help=about)
@@ -157,28 +155,21 @@ def _parser(wanted: str) -> argparse.ArgumentParser:
         "match", help="which texts fit a picture", description="How probable it is that each text fits the picture."
     )
     match.add_argument("picture", metavar="PICTURE", help="a picture; with --out also a folder of pictures")
-    match.add_argument("texts", nargs="+", type=_words, metavar="TEXT")
+    match.add_argument("texts", nargs="+", type=words, metavar="TEXT")
 
     rank = commands.add_parser(
         "rank", help="which pictures fit a text", description="Pictures, the one that fits the text best first."
     )
-    rank.add_argument("text", type=_words, metavar="TEXT")
+    rank.add_argument("text", type=words, metavar="TEXT")
     rank.add_argument("pictures", nargs="+", metavar="PICTURE", help=a_picture)
-    rank.add_argument("--best", type=_count, default=16, metavar="N", help="how many to look at closely (default: 16)")
+    rank.add_argument("--best", type=count, default=16, metavar="N", help="how many to look at closely (default: 16)")
 
     fill = commands.add_parser(
         "fill", help="fill in <mask>", description="The words that fit best where the text says <mask>."
     )
     fill.add_argument("picture", metavar="PICTURE")
-    fill.add_argument("text", type=_masked, metavar="TEXT", help='for example "a <mask> shape left of the circle"')
-    fill.add_argument("--words", type=_count, default=5, metavar="N", help="how many words (default: 5)")
-
-    about = "What a model consists of, and how much memory it takes, without loading it."
-    inspect = commands.add_parser("inspect", help="how large a model is", description=about)
-    inspect.add_argument(
-        "model", metavar="ID_OR_FOLDER", help="demo, a folder in the Hub's layout, or an id on the Hub"
-    )
-    inspect.add_argument("--json", action="store_true", help="print one JSON object")
+    fill.add_argument("text", type=masked_text, metavar="TEXT", help='for example "a <mask> shape left of the circle"')
+    fill.add_argument("--words", type=count, default=5, metavar="N", help="how many words (default: 5)")
 
     for command in (caption, ask):
         _shared(command, "demo", "BLIP-2")
@@ -210,22 +201,22 @@ def _long(command: argparse.ArgumentParser) -> None:
     about = "write a JSON object for each picture, in order, to FILE; a picture may then also be a tar shard"
     add("--out", type=Path, metavar="FILE.jsonl", help=about)
     add("--resume", action="store_true", help="go on where FILE ends, if it is there; it ends with the same bytes")
-    add("--batch", type=_count, metavar="N", help=f"pictures that are read and go through together (default: {BATCH})")
+    add("--batch", type=count, metavar="N", help=f"pictures that are read and go through together (default: {BATCH})")
     about = "only the I-th of N parts; their files one after the other are that of the whole"
-    add("--shard", type=_part, metavar="I/N", help=about)
+    add("--shard", type=part, metavar="I/N", help=about)
 
 
 def _writing(command: argparse.ArgumentParser) -> None:
     """How a text is written: the arguments of generate() that are wanted most often."""
     group = command.add_argument_group("how the text is written")
     add = group.add_argument
-    add("--max-new-tokens", type=_count, default=40, metavar="N", help="the longest text, in tokens (default: 40)")
-    add("--beams", type=_count, metavar="N", help="keep so many beginnings side by side (default: 1)")
+    add("--max-new-tokens", type=count, default=40, metavar="N", help="the longest text, in tokens (default: 40)")
+    add("--beams", type=count, metavar="N", help="keep so many beginnings side by side (default: 1)")
     add("--sample", action="store_true", help="draw each token by chance")
-    add("--temperature", type=_positive, metavar="X", help="with --sample: below 1 tamer, above 1 wilder (default: 1)")
-    add("--top-k", type=_count, metavar="N", help="with --sample: only the N likeliest tokens (default: 50)")
-    add("--top-p", type=_share, metavar="P", help="with --sample: only the likeliest, together P (default: 1)")
-    add("--seed", type=_whole, metavar="N", help="with --sample: the same number gives the same text")
+    add("--temperature", type=positive, metavar="X", help="with --sample: below 1 tamer, above 1 wilder (default: 1)")
+    add("--top-k", type=count, metavar="N", help="with --sample: only the N likeliest tokens (default: 50)")
+    add("--top-p", type=share, metavar="P", help="with --sample: only the likeliest, together P (default: 1)")
+    add("--seed", type=whole_number, metavar="N", help="with --sample: the same number gives the same text")
     add("--stop", action="append", metavar="TEXT", help="end in front of this text; may be given several times")
     add("--stream", action="store_true", help="print the words as they come")
 
@@ -264,51 +255,3 @@ def _complete(arguments: argparse.Namespace) -> None:
         arguments.batch, arguments.shard = arguments.batch or BATCH, arguments.shard or (1, 1)
     if arguments.command == "ask" and arguments.pictures is not None:
         arguments.pictures = [arguments.pictures]
-
-
-def _words(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the text is empty")
-    return text
-
-
-def _masked(text: str) -> str:
-    if "<mask>" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} has no <mask> to fill")
-    return text
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _part(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not all(one.isascii() and one.isdecimal() for one in (part, parts)) or not 1 <= int(part) <= int(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of N parts, as in 1/4, 2/4, 3/4, 4/4")
-    return int(part), int(parts)
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = _positive(text)
-    if value > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is above 1")
-    return value

@@ -1,4 +1,4 @@
-"""Taking in what a caller brings: the name of a backend, arrays and tensors of every make."""
+"""Taking in what a caller brings: arrays and tensors of every make, checked."""
 
 from __future__ import annotations
 
@@ -6,39 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import ops as ops_records
 from .errors import InputError
-from .ops import dtype_name
-
-DTYPES = ("float32", "float16", "bfloat16")
-
-
-def choose_backend(name: str, dtype: Any = None, device: Any = None, device_map: Any = None) -> ops_records.Ops:
-    """The ops record for from_pretrained's arguments.
-
-    dtype        float32 unless given. NumPy computes in float32 only: there bfloat16 and auto say how matrices are
-                 kept, and float16 means float32 too
-    device       "cpu", "cuda", ...; OpsError where it cannot be reached
-    device_map   one device for everything: "cpu", "cuda" or {"": device}; "auto" and {"": 0}, which the documentation's
-                 examples give, are the GPU, or the CPU where there is none
-    """
-    if dtype is not None and dtype_name(dtype) not in DTYPES:
-        raise InputError(f"dtype {dtype_name(dtype)!r} is not one of {', '.join(DTYPES)}")
-    place = _one_device(device_map) if device is None else device
-    if name == "numpy":
-        return ops_records.get(name, "float32", place)
-    return ops_records.get(name, dtype or "float32", place)
-
-
-def _one_device(device_map: Any) -> Any:
-    """The device that a map names, or None."""
-    places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
-    if len(set(map(str, places))) != 1 or isinstance(places[0], list):
-        raise InputError(
-            f'device_map {device_map!r}: minivl uses one device; leave it out, or give "auto" or {{"": 0}}'
-        )
-    place = places.pop()
-    return "auto" if place == 0 else place
 
 
 def to_floats(x: Any, name: str, ndim: int) -> Any:

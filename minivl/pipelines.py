@@ -1,14 +1,19 @@
-"""The two families as functions of pictures and words, for the commands, for jobs and for minivl.batch."""
+"""Pictures and words in, texts and scores out: what the commands, long jobs and minivl.batch stand on.
+
+ImageToText          a BLIP-2: a text about each picture
+ImageTextMatching    a BridgeTower: how well texts fit pictures
+answered             a record for each of several pictures; what is wrong with one is said in its own record
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .errors import InputError, WeightsError
+from .errors import InputError, MinivlError, WeightsError
 
 WEIGHTS: dict[str, dict[str, Any]] = {  # what --dtype means to from_pretrained
     "auto": {"dtype": "auto"},
@@ -19,7 +24,7 @@ WEIGHTS: dict[str, dict[str, Any]] = {  # what --dtype means to from_pretrained
 }
 
 
-class Speaker:
+class ImageToText:
     """A BLIP-2 and its processor: pictures and perhaps beginnings of texts in, texts out.
 
     how   the other arguments of from_pretrained: dtype, backend, ...
@@ -67,23 +72,7 @@ def stops(settings: dict[str, Any]) -> tuple[str, ...]:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
-class Speaking:
-    """A Speaker at work (flow.Work): says something about pictures, called `name` in their records.
-
-    prompt(question)   what a text goes on from; the question is None where the item has none
-    """
-
-    def __init__(self, speaker: Speaker, name: str, prompt: Callable[[str | None], str | None], **settings: Any):
-        self.speaker, self.name, self.prompt, self.settings = speaker, name, prompt, settings
-        self.look = speaker.look
-        self.together = not settings.get("do_sample")  # with chance each picture has the one that it has alone
-
-    def answer(self, chunk: Sequence[Any], pixels: np.ndarray) -> list[dict[str, Any]]:
-        prompts = [self.prompt(item.fields.get("question")) for item in chunk]
-        return [{self.name: text} for text in self.speaker.say(pixels, prompts, **self.settings)]
-
-
-class Matcher:
+class ImageTextMatching:
     """A BridgeTower of one of the classes of api/bridgetower.py and its processor: how well texts fit pictures."""
 
     def __init__(self, model: str, kind: str, **how: Any):
@@ -127,3 +116,74 @@ def numbers(scores: np.ndarray) -> np.ndarray:
 def flat(text: str) -> str:
     """The words with one blank between them, on one line."""
     return " ".join(text.split())
+
+
+# ---- records of many pictures --------------------------------------------------------------------
+Record = dict[str, Any]
+
+
+class Item(NamedTuple):
+    """One picture: its record begins with `fields`; read() gives what a picture processor takes, or an ImageError."""
+
+    fields: dict[str, Any]
+    read: Callable[[], Any]
+
+
+Read = tuple[Item, Any]  # an item and its pixels, or the MinivlError that it gave instead
+
+
+class Work(Protocol):
+    """What is done with a picture."""
+
+    together: bool  # whether several may go through the model at a time
+
+    def look(self, picture: Any) -> Any:
+        """A picture -> its pixels as the model reads them, (3, Y, X); in a thread of its own."""
+
+    def answer(self, items: list[Item], pixels: Any) -> list[Record]:
+        """Pixels (B, 3, Y, X) -> what each picture's record goes on with."""
+
+
+def looked(work: Work, item: Item) -> Any:
+    """An item's pixels, or the MinivlError that came instead."""
+    try:
+        return work.look(item.read())
+    except MinivlError as error:
+        return error
+
+
+def answered(work: Work, chunk: list[Read]) -> list[Record]:
+    """A record for each; a failure is the picture's own and not its neighbours'."""
+    good = [read for read in chunk if not isinstance(read[1], MinivlError)]
+    answers = iter(_answers(work, good))
+    return [item.fields | ({"error": str(p)} if isinstance(p, MinivlError) else next(answers)) for item, p in chunk]
+
+
+def _answers(work: Work, chunk: list[Read]) -> list[Record]:
+    alone = not work.together or len({pixels.shape for _, pixels in chunk}) > 1
+    if alone and len(chunk) > 1:
+        return [answer for one in chunk for answer in _answers(work, [one])]
+    if not chunk:
+        return []
+    try:
+        return work.answer([item for item, _ in chunk], np.stack([pixels for _, pixels in chunk]))
+    except MinivlError as error:
+        if len(chunk) == 1:
+            return [{"error": str(error)}]
+        return [answer for one in chunk for answer in _answers(work, [one])]
+
+
+class TextWork:
+    """Writes a text about each picture, called `name` in its record.
+
+    prompt(question)   what a text goes on from; the question is None where the item has none
+    """
+
+    def __init__(self, writer: ImageToText, name: str, prompt: Callable[[str | None], str | None], **settings: Any):
+        self.writer, self.name, self.prompt, self.settings = writer, name, prompt, settings
+        self.look = writer.look
+        self.together = not settings.get("do_sample")  # with chance each picture has the one that it has alone
+
+    def answer(self, chunk: Sequence[Any], pixels: np.ndarray) -> list[dict[str, Any]]:
+        prompts = [self.prompt(item.fields.get("question")) for item in chunk]
+        return [{self.name: text} for text in self.writer.say(pixels, prompts, **self.settings)]

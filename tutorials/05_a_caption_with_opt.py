@@ -94,7 +94,7 @@ if plt := tutorial.pyplot():
 # ## The cache
 #
 # To write the next word, a token needs the keys and values of all before it. These do not change any more: a token
-# never sees what comes later. So each layer keeps them (`minivl/models/cache.py`), and each step computes one token.
+# never sees what comes later. So each layer keeps them (`minivl/models/blocks.py`), and each step computes one token.
 #
 # **Predict, then run:** we look at the shapes in `ops.attention` while it writes. How many queries are there in the
 # first step, and in those after it? How many keys?

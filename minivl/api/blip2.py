@@ -10,15 +10,13 @@ from .. import generate
 from ..config.blip2 import Blip2Config
 from ..errors import ConfigError
 from ..inputs import same_rows, to_floats, to_prompt
-from ..models import blip2, qformer, vit
-from ..outputs import Blip2Output, QFormerOutput, VisionOutput
-from ..tracing import Watch
+from ..models import blip2
+from ..ops.numpy import by_rows
 from ..weights import files, names, tree
-from .batch_rows import by_rows
-from .language_models import PASSES
 from .pretrained import Pretrained, Tensors
 
 if TYPE_CHECKING:
+    from ..outputs import Blip2Output
     from ..player import AttentionTrace
 
 
@@ -79,16 +77,10 @@ class Blip2ForConditionalGeneration(Pretrained):
 
         The loss is in nats per label, and labels of -100 do not count.
         """
-        ops, p, c = self.ops, self.params, self.config
-        ids, mask = to_prompt(input_ids, attention_mask)
+        from .blip2_pass import run
+
         given = labels, decoder_input_ids, decoder_attention_mask
-        text = PASSES[c.text_config.model_type](c.text_config, len(ids), *given)
-        vision, answers = self._look(pixel_values, output_attentions, output_hidden_states)
-        soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
-        same_rows(soft_words.shape[0], len(ids))
-        embeds, mask = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
-        loss, logits, said = text(ops, p["language"], embeds, mask, output_attentions, output_hidden_states)
-        output = Blip2Output(loss, logits, vision, answers, said)
+        output = run(self, pixel_values, input_ids, attention_mask, given, output_attentions, output_hidden_states)
         return output.to_tuple() if return_dict is False else output
 
     def generate(
@@ -107,7 +99,24 @@ class Blip2ForConditionalGeneration(Pretrained):
 
         The ids are those of transformers 4.37, token for token, wherever chance plays no part.
         """
-        wanted = generate.Settings.of(**settings)
+        return generate.run(*self.writing(pixel_values, input_ids, attention_mask, **settings))
+
+    def writing(
+        self, pixel_values: Any, input_ids: Any = None, attention_mask: Any = None, **settings: Any
+    ) -> generate.Writing:
+        """What `generate` starts from: a reader of picture and prompt that has not begun to read, and the settings."""
+        wanted, text = generate.Settings.of(**settings), self.config.text_config
+        pixels, ids, mask = self.prompts(pixel_values, input_ids, attention_mask)
+        tokens = generate.Tokens(blip2.language(self.config).first_token(text), text.eos_token_id, text.pad_token_id)
+        return generate.Writing(self._reader(pixels, ids, mask), len(ids), wanted, tokens)
+
+    def prompts(
+        self, pixel_values: Any, input_ids: Any = None, attention_mask: Any = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pictures and the beginnings of their texts, checked; without input_ids a text begins with its first token.
+
+        ->  pixels (B, 3, Y, X), ids and mask (B, T)
+        """
         text = self.config.text_config
         first = blip2.language(self.config).first_token(text)
         if first is None or (text.bos_token_id is None and input_ids is None):
@@ -117,8 +126,7 @@ class Blip2ForConditionalGeneration(Pretrained):
             input_ids = np.full((len(pixels), 1), text.bos_token_id)
         ids, mask = to_prompt(input_ids, attention_mask)
         same_rows(len(pixels), len(ids))
-        tokens = generate.Tokens(first, text.eos_token_id, text.pad_token_id)
-        return generate.run(self._reader(pixels, ids, mask), len(ids), wanted, tokens)
+        return pixels, ids, mask
 
     def trace(
         self,
@@ -145,19 +153,3 @@ class Blip2ForConditionalGeneration(Pretrained):
         soft_words = by_rows(ops, lambda pixels: blip2.see(ops, p, pixels, c), ops.from_numpy(pixels))
         embeds, seen = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
         return blip2.language(c).Reader(ops, p["language"], embeds, seen, c.text_config)
-
-    def _look(self, pixel_values: Any, attentions: bool, hidden_states: bool) -> tuple[VisionOutput, QFormerOutput]:
-        ops, p, c = self.ops, self.params, self.config
-        pixels = ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
-        watch = Watch(ops, attentions, hidden_states)
-        last = watch.run(lambda ops: vit.states(ops, p["vision"], pixels, c.vision_config))
-        image = ops.layer_norm(last, **p["vision"]["ln"])
-        vision = VisionOutput(image, vit.pool(ops, p["vision"], image), watch.hidden_states, watch.attentions)
-        watch = Watch(ops, attentions, hidden_states)
-        last = watch.run(lambda ops: qformer.states(ops, p["qformer"], p["queries"], image, c.qformer_config))
-        own, cross = watch.attentions, None
-        if own is not None:  # each layer first attends to itself, then, if it can, to the picture
-            maps = iter(own)
-            pairs = [(next(maps), next(maps) if "cross" in layer else None) for layer in p["qformer"]["layers"]]
-            own, cross = tuple(a for a, _ in pairs), tuple(b for _, b in pairs if b is not None)
-        return vision, QFormerOutput(last, last[:, 0], watch.hidden_states, own, cross)

@@ -14,10 +14,10 @@ from ..config.bridgetower import BridgeTowerConfig
 from ..errors import InputError, WeightsError
 from ..inputs import same_rows, to_array, to_floats, to_ids, to_prompt
 from ..models import bridgetower, clip_vit
+from ..ops.numpy import by_rows
 from ..outputs import BridgeTowerOutput, ContrastiveOutput, HeadOutput, Output, RetrievalOutput
 from ..tracing import watch_attention
 from ..weights import files, names, tree
-from .batch_rows import by_rows
 from .pretrained import Pretrained, Tensors
 
 if TYPE_CHECKING:

@@ -12,10 +12,9 @@ import numpy as np
 from .. import ops as ops_records
 from ..config.base import Config
 from ..errors import OpsError
-from ..inputs import DTYPES, choose_backend, dtype_name
-from ..ops import quantised as quant
+from ..ops import ON_NUMPY, dtype_name
 from ..weights import files, tree
-from ..weights import quantise as narrow
+from . import loading
 
 Self = TypeVar("Self", bound="Pretrained")
 Tensors = dict[str, files.Stored]
@@ -87,35 +86,27 @@ class Pretrained(ABC):
         the Hub, which is downloaded if it is not in the local cache (revision, cache_dir and local_files_only are for
         those: see weights/hub.py).
 
-        backend "numpy", "torch" or "triton"; dtype, device and device_map as in `choose_backend`. For NumPy, float32
-        weights stay where they are, mapped from the file, and 16-bit ones are widened to float32; dtype "bfloat16"
-        keeps matrices in bfloat16 and computes in float32. dtype "auto" is the one of the file: NumPy then maps its
-        16-bit matrices too and widens them a tile at a time, so that loading takes no time and half the memory.
-
-        load_in_8bit, for NumPy: True is LLM.int8(), which rounds weights and activations to 8 bits; "weight-only" keeps
-        the activations as they are. minivl/ops/quantised.py says how, weights/quantise.py what stays in more bits.
+        backend       "numpy", or "plain" for the formulas alone, "torch", "triton"
+        dtype, device and device_map as the table in api/loading.py says. On NumPy float32 weights stay where they are,
+                      mapped from the file, and 16-bit ones are widened to float32; "auto" maps those too and widens
+                      them a tile at a time, so that loading takes no time and half the memory
+        load_in_8bit  True is LLM.int8(), which rounds weights and activations to 8 bits; "weight-only" keeps the
+                      activations as they are. ops/quantised.py says how, weights/quantise.py what stays in more bits
 
         Raises OpsError for a backend or a device that is not there, ConfigError or WeightsError for a folder that holds
         no such model, naming the file and what is wrong with it.
         """
-        dtype = torch_dtype if dtype is None else dtype
-        mode = narrow.mode_of(backend, load_in_8bit, dtype_name(dtype))
-        auto = isinstance(dtype, str) and dtype == "auto"
-        ops = choose_backend(backend, None if auto else dtype, device, device_map)
         where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
         path = files.find(folder, **where)
         config: Any = cls.config_class.from_pretrained(path)
-        table = list(cls.table(config))
         tensors = cls.adapted(files.read(path), config, str(path))
-        if auto and backend != "numpy":
-            dtype = files.main_dtype(tensors)
-            ops = choose_backend(backend, dtype, device, device_map)
-        if backend != "numpy":
-            cls.check_dtype(config, dtype)
-        half = dtype is not None and dtype_name(dtype) == "float16"
-        keep = narrow.keeper(mode, config.text_config.model_type, half) if mode else None
-        params = tree.build(table, tensors, str(path), ignored=cls.ignored, take=ops.from_numpy, keep=keep)
-        return cls(config, ops=quant.reading(ops) if mode else ops, params=params)
+        asked = torch_dtype if dtype is None else dtype
+        language = config.text_config.model_type
+        ops, kept, keep = loading.decide(backend, asked, load_in_8bit, device, device_map, tensors, language)
+        if backend not in ON_NUMPY:
+            cls.check_dtype(config, kept)
+        params = tree.build(cls.table(config), tensors, str(path), ignored=cls.ignored, take=ops.from_numpy, keep=keep)
+        return cls(config, ops=ops, params=params)
 
     def to(self: Self, *places: Any, device: Any = None, dtype: Any = None) -> Self:
         """Move the weights to a device, cast them to a dtype, or both; as in torch the model itself is changed and
@@ -127,20 +118,25 @@ class Pretrained(ABC):
         loaded in fewer bits stay as they are.
         """
         for place in places:
-            if dtype_name(place) in (*DTYPES, "float64"):
+            if dtype_name(place) in (*loading.DTYPES, "float64"):
                 dtype = place
             else:
                 device = place
-        if self.ops.name == "numpy":
-            ops_records.get("numpy", dtype, device)  # raises what there is to raise
-            if dtype is not None and any(isinstance(weight, quant.Narrow) for weight in self.parameters()):
-                raise OpsError(f"weights in fewer bits stay so: to have {dtype_name(dtype)} load the model with that")
+        narrow = [weight for weight in self.parameters() if not hasattr(weight, "dtype")]  # kept in fewer bits
+        if dtype is not None and narrow:
+            raise OpsError(f"weights in fewer bits stay so: to have {dtype_name(dtype)} load the model with that")
+        if self.ops.name in ON_NUMPY:
+            ops_records.get(self.ops.name, dtype, device)  # raises OpsError for what NumPy cannot do
             return self
         self.check_dtype(self.config, dtype)
         place = ops_records.get(self.ops.name, dtype or self.dtype, self.device if device is None else device)
         self.ops = self.ops._replace(from_numpy=place.from_numpy)
 
         def move(weight):  # each stays the tensor that it was, so that an optimizer still knows it
+            if not hasattr(weight, "dtype"):
+                for part in (weight.rows, weight.scale):
+                    part.data = part.data.to(device)
+                return
             weight.data = self.ops.from_numpy(weight.data)
             if weight.grad is not None:
                 weight.grad.data = self.ops.from_numpy(weight.grad.data)
@@ -150,13 +146,13 @@ class Pretrained(ABC):
 
     @property
     def dtype(self) -> Any:
-        """What the weights are kept in: torch.float16, or NumPy's float32."""
-        return next(self.parameters()).dtype
+        """What the weights are kept in, those of fewer bits aside: torch.float16, or NumPy's float32."""
+        return next(weight.dtype for weight in self.parameters() if hasattr(weight, "dtype"))
 
     @property
     def device(self) -> Any:
         """Where the weights are: a torch.device, or "cpu"."""
-        return next(self.parameters()).device
+        return next(weight.device for weight in self.parameters() if hasattr(weight, "dtype"))
 
     def parameters(self) -> Iterator[Any]:
         """Every weight, for an optimizer of torch."""
@@ -169,8 +165,11 @@ class Pretrained(ABC):
         """
         if self.ops.name not in ("torch", "triton"):
             raise OpsError(f"backend {self.ops.name!r} computes no gradients: load with backend='torch' to train")
+        if wanted and any(not hasattr(weight, "dtype") for weight in self.parameters()):
+            raise OpsError("weights of 8 bits have no gradients: let single weights of the others require them")
         for weight in self.parameters():
-            weight.requires_grad_(wanted)
+            if hasattr(weight, "dtype"):
+                weight.requires_grad_(wanted)
         return self
 
     def without_gradients(self) -> tree.Tree:

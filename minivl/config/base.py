@@ -11,7 +11,6 @@ from typing import Any, ClassVar, TypeVar
 from ..disk import read_json, replacing, show
 from ..errors import ConfigError
 from ..weights.files import find
-from ..weights.hub import CONFIG
 
 Self = TypeVar("Self", bound="Config")
 FILE = "config.json"
@@ -63,7 +62,7 @@ class Config:
     @classmethod
     def from_pretrained(cls: type[Self], folder: str | os.PathLike[str]) -> Self:
         """The configuration in a folder's config.json, or its part for this class if the file is a composite one."""
-        path = find(folder, need=CONFIG) / FILE
+        path = find(folder, need="config") / FILE
         values = read_json(path, ConfigError)
         if values.get("model_type") != cls.model_type and cls.inside in values:
             values = {} if values[cls.inside] is None else values[cls.inside]

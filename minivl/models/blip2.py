@@ -8,14 +8,14 @@ Letters: B batch, Q queries, T prompt tokens, S = Q + T, C the language model's 
 
 from __future__ import annotations
 
-from . import opt, qformer, t5, vit
+from importlib import import_module
 
-LANGUAGES = {"opt": opt, "t5": t5}
+from . import qformer, vit
 
 
 def language(config):
     """The module of a configuration's language model: both have `first_token` and `Reader`, which generate() uses."""
-    return LANGUAGES[config.text_config.model_type]
+    return import_module(f".{config.text_config.model_type}", __package__)
 
 
 def see(ops, p, pixels, config):

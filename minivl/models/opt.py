@@ -13,14 +13,13 @@ import numpy as np
 from ..config.blip2 import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
-from .cache import KeyValueCache
 
 OFFSET = 2  # OPT's position table keeps two rows for itself: the first real token stands in row 2, hidden ones in row 1
 
 
 def new_cache(p):
     """One empty cache for each layer."""
-    return [KeyValueCache() for _ in p["layers"]]
+    return [blocks.KeyValueCache() for _ in p["layers"]]
 
 
 def add_positions(ops, p, x, mask, config):

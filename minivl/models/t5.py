@@ -21,7 +21,6 @@ import numpy as np
 from ..config.blip2 import ACTIVATIONS
 from ..errors import ConfigError
 from . import blocks
-from .cache import KeyValueCache
 
 HIDDEN = -1e30  # added to a score: no other term of the sum is felt beside it
 
@@ -170,7 +169,7 @@ def remember(ops, p, encoded, config):
 
 def new_cache(p):
     """One empty cache for each layer of the decoder."""
-    return [KeyValueCache() for _ in p["decoder"]["layers"]]
+    return [blocks.KeyValueCache() for _ in p["decoder"]["layers"]]
 
 
 def logits(ops, p, x, config):

@@ -134,7 +134,9 @@ def reading(ops: Ops) -> Ops:
         return ops.gated_linear(x, gate, up, act=act)
 
     def embed(ids, table):
-        return table.look_up(ops, ids) if isinstance(table, Narrow) else ops.embed(ids, table)
+        if not isinstance(table, Narrow):
+            return ops.embed(ids, table)
+        return ops.from_numpy(table.look_up(ops, ids))  # in the record's dtype
 
     def to_numpy(x):
         return in_full(x) if isinstance(x, Narrow) else ops.to_numpy(x)

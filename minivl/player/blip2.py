@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..api.blip2 import Blip2ForConditionalGeneration
+from .. import generate
 from ..errors import InputError
-from ..generate import Settings
 from ..tracing import watch_attention
 from .record import AttentionTrace, Word, joined, look_of, most_likely, named, softmax
 from .rollout import cross_rollout, rollout
 from .stages import watching
 
 
-class Heard:
+class Recorded:
     """A reader (models/opt.py says what that is) whose scores are kept."""
 
     def __init__(self, reader: Any):
@@ -31,23 +30,8 @@ class Heard:
         self.reader.reorder(rows)
 
 
-class Watched(Blip2ForConditionalGeneration):
-    """The same weights under a record that keeps every attention map; generate() is the one that everybody calls."""
-
-    def __init__(self, model: Blip2ForConditionalGeneration):
-        self.maps: list[Any] = []
-        super().__init__(model.config, ops=watch_attention(model.ops, self.maps), params=model.params)
-
-    def _reader(self, pixels: np.ndarray, ids: np.ndarray, mask: np.ndarray) -> Heard:
-        if len(ids) != 1:
-            raise InputError(f"trace follows one picture and one text, found {len(ids)} of them: call it for each")
-        self.pixels, self.ids, self.mask = pixels[0], ids[0], mask[0]
-        self.heard = Heard(super()._reader(pixels, ids, mask))
-        return self.heard
-
-
 def trace(
-    model: Blip2ForConditionalGeneration,
+    model: Any,
     pixel_values: Any,
     input_ids: Any = None,
     attention_mask: Any = None,
@@ -55,35 +39,41 @@ def trace(
     **settings: Any,
 ) -> AttentionTrace:
     """What Blip2ForConditionalGeneration.trace promises."""
-    wanted = Settings.of(**settings)
+    wanted = generate.Settings.of(**settings)
     if wanted.num_beams > 1 or wanted.num_return_sequences > 1:
         raise InputError("trace follows one text: leave out num_beams and num_return_sequences")
-    watched, c = Watched(model), model.config
+    pixels, prompt, mask = model.prompts(pixel_values, input_ids, attention_mask)
+    if len(prompt) != 1:
+        raise InputError(f"trace follows one picture and one text, found {len(prompt)} of them: call it for each")
+    c, kept = model.config, list[Any]()
+    watched = type(model)(c, ops=watch_attention(model.ops, kept), params=model.params)
     with watching(model.ops) as stages:
-        ids = watched.generate(pixel_values, input_ids, attention_mask, **settings)[0]
-    maps = iter([model.ops.to_numpy(one)[0].astype(np.float32, copy=False) for one in watched.maps])
+        writing = watched.writing(pixels, prompt, mask, **settings)
+        reader = Recorded(writing.reader)
+        ids = generate.run(*writing._replace(reader=reader))[0]
+    maps = iter([model.ops.to_numpy(one)[0].astype(np.float32, copy=False) for one in kept])
 
     vision = np.stack([next(maps) for _ in model.params["vision"]["layers"]])  # (L, H, N, N)
     pairs = [(next(maps), next(maps) if "cross" in layer else None) for layer in model.params["qformer"]["layers"]]
     looks = [i for i, (_, cross) in enumerate(pairs) if cross is not None]
     own = [a for a, _ in pairs]
     arrays = {
-        "pixels": watched.pixels,
+        "pixels": pixels[0],
         "vision.attention": vision,
         "vision.rollout": rollout(vision),
         "qformer.attention": np.stack(own),
         "qformer.cross_attention": np.stack([b for _, b in pairs if b is not None]),
         "qformer.rollout": cross_rollout(own, [b for _, b in pairs]),
     }
-    kind, steps = c.text_config.model_type, len(watched.heard.scores)
+    kind, steps = c.text_config.model_type, len(reader.scores)
     arrays |= (t5_maps if kind == "t5" else opt_maps)(model, list(maps), steps)
     arrays["tokens"] = ids[1:]
-    arrays["probabilities"] = softmax(np.stack(watched.heard.scores)).astype(np.float32)
+    arrays["probabilities"] = softmax(np.stack(reader.scores)).astype(np.float32)
 
     record = AttentionTrace(arrays, kind=kind, model=f"BLIP-2 with {kind.upper()}")
     record.stages, record.looks, record.patch = stages, looks, c.vision_config.patch_size
     look_of(record, tokenizer)
-    describe(record, watched, ids, tokenizer)
+    describe(record, prompt[0], mask[0], ids, tokenizer)
     return record
 
 
@@ -118,15 +108,15 @@ def t5_maps(model: Any, maps: list[np.ndarray], steps: int) -> dict[str, np.ndar
     }
 
 
-def describe(record: AttentionTrace, watched: Watched, ids: np.ndarray, tokenizer: Any) -> None:
+def describe(record: AttentionTrace, prompt: np.ndarray, mask: np.ndarray, ids: np.ndarray, tokenizer: Any) -> None:
     """Names for every place and every word."""
     queries, new = record["qformer.attention"].shape[-1], ids[1:]
-    end = queries + int(np.flatnonzero(watched.mask)[-1])  # the place after which the first word was written
-    read = queries + len(watched.ids)
+    end = queries + int(np.flatnonzero(mask)[-1])  # the place after which the first word was written
+    read = queries + len(prompt)
     words = named(tokenizer, new)
-    record.places = [f"query {i + 1}" for i in range(queries)] + named(tokenizer, watched.ids)
+    record.places = [f"query {i + 1}" for i in range(queries)] + named(tokenizer, prompt)
     record.places += named(tokenizer, ids[:1]) + words[:-1] if record.kind == "t5" else words[:-1]
-    record.text, record.prompt = joined(tokenizer, new), joined(tokenizer, watched.ids)
+    record.text, record.prompt = joined(tokenizer, new), joined(tokenizer, prompt)
     for i, (text, token, probability) in enumerate(zip(words, new, record["probabilities"], strict=True)):
         row = i if record.kind == "t5" else (end if i == 0 else read + i - 1)
         likely = most_likely(probability, tokenizer)

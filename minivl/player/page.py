@@ -1,5 +1,5 @@
-"""A record as one HTML page: page.html with its style, its script and the data put in. Nothing is fetched, ever: the
-page forbids itself to.
+"""A record (record.AttentionTrace) as one HTML page: page.html with its style, its script and the data put in. Nothing
+is fetched, ever: the page forbids itself to.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from .pack import packed
-from .record import AttentionTrace, Word
 
 HERE = Path(__file__).parent
 
 
-def page(record: AttentionTrace) -> str:
+def page(record: Any) -> str:
     """The player of a record."""
     data = json.dumps(content(record), separators=(",", ":")).replace("<", "\\u003c")  # no </script> from a caption
     parts = {"title": escape(record.text or "minivl step"), "data": data}
@@ -28,7 +27,7 @@ def page(record: AttentionTrace) -> str:
     return re.sub(r"\[\[(\w+)\]\]", lambda place: parts[place[1]], _file("page.html"))
 
 
-def content(record: AttentionTrace) -> dict[str, Any]:
+def content(record: Any) -> dict[str, Any]:
     """Everything that the script reads."""
     notes: list[str] = []
     return {
@@ -50,7 +49,7 @@ def content(record: AttentionTrace) -> dict[str, Any]:
     }
 
 
-def blip2_maps(record: AttentionTrace, notes: list[str]) -> dict[str, Any]:
+def blip2_maps(record: Any, notes: list[str]) -> dict[str, Any]:
     """What each part looked at. A language model's maps are cut to the rows that a word was chosen in."""
     queries, rows = record["qformer.attention"].shape[-1], [word.row for word in record.words]
     maps = {
@@ -73,7 +72,7 @@ def blip2_maps(record: AttentionTrace, notes: list[str]) -> dict[str, Any]:
     return maps
 
 
-def bridgetower_maps(record: AttentionTrace, notes: list[str]) -> dict[str, Any]:
+def bridgetower_maps(record: Any, notes: list[str]) -> dict[str, Any]:
     """What text and picture looked at."""
     T = len(record.places)
     return {
@@ -88,7 +87,7 @@ def bridgetower_maps(record: AttentionTrace, notes: list[str]) -> dict[str, Any]
     }
 
 
-def picture(record: AttentionTrace) -> str:
+def picture(record: Any) -> str:
     """The picture as the model got it, as a data: address of a PNG."""
     from PIL import Image
 
@@ -104,7 +103,7 @@ def shown(text: str) -> str:
     return text.strip() or text.replace("\n", "⏎").replace(" ", "␣")
 
 
-def _word(word: Word) -> dict[str, Any]:
+def _word(word: Any) -> dict[str, Any]:
     likely = [[shown(text), float(f"{p:.4g}")] for text, p in word.likely]
     return {"text": shown(word.text), "row": word.row, "likely": likely, "soFar": word.so_far}
 

@@ -11,9 +11,8 @@ import numpy as np
 from ..disk import show
 from ..errors import ConfigError
 from .base import Processor
-from .batch_encoding import BatchFeature, tensors
-from .image_processor import ImageProcessor
-from .settings import LONGEST_EDGE, edges
+from .calls import BatchFeature, tensors
+from .image_processor import LONGEST_EDGE, ImageProcessor, edges
 
 if TYPE_CHECKING:
     from PIL import Image

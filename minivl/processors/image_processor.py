@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -12,11 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..disk import replacing, show
+from ..disk import read_json, replacing, show
 from ..errors import ConfigError, ImageError, InputError, Note
-from .batch_encoding import BatchFeature, check_kind, tensors
+from .calls import BatchFeature, check_kind, tensors
 from .picture_files import eight_bits, open_picture, rgb_array, to_rgb
-from .settings import FILE, edges, is_number, saved_settings, triple
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["BlipImageProcessor", "ImageProcessor", "open_picture", "to_rgb"]
 
 Self = TypeVar("Self", bound="ImageProcessor")
+FILE = "preprocessor_config.json"
+NEWER_FILE = "processor_config.json"  # transformers 5 nests the same settings in it, under "image_processor"
+LONGEST_EDGE = 4096  # pixels; the largest picture that a model of this family reads has 364
 LONG = 20  # times as long as wide: beyond it, somebody is told
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -201,3 +204,38 @@ class BlipImageProcessor(ImageProcessor):
 
     def _resized(self, picture: Image.Image) -> Image.Image:
         return picture.resize((self.size["width"], self.size["height"]), self.resample)
+
+
+# ---- settings as files hold them -----------------------------------------------------------------
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """What a folder says about its pictures, or None.  The nested form counts first, as in transformers."""
+    if (folder / NEWER_FILE).exists():
+        nested = read_json(folder / NEWER_FILE, ConfigError).get("image_processor")
+        if isinstance(nested, dict):
+            return nested
+    return read_json(folder / FILE, ConfigError) if (folder / FILE).exists() else None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def triple(name: str, value: Any) -> tuple[float, ...]:
+    """One number for each channel; a single one counts for all three."""
+    numbers = [value] * 3 if is_number(value) else value
+    if not isinstance(numbers, (list, tuple)) or len(numbers) != 3 or not all(is_number(n) for n in numbers):
+        raise ConfigError(f"{name}: wanted three finite numbers, one for each channel, found {show(value)}")
+    return tuple(float(n) for n in numbers)
+
+
+def edges(name: str, value: Any, *keys: str) -> dict[str, int]:
+    """{key: pixels} for exactly these keys, from a dict that names them, or from one number that stands for all."""
+    named = dict.fromkeys(keys, value) if type(value) is int else value
+    if (
+        not isinstance(named, dict)
+        or set(named) != set(keys)
+        or not all(type(edge) is int and 1 <= edge <= LONGEST_EDGE for edge in named.values())
+    ):
+        shape = "{" + ", ".join(f"{key!r}: n" for key in keys) + "}"
+        raise ConfigError(f"{name}: wanted n or {shape} with n from 1 to {LONGEST_EDGE}, found {show(value)}")
+    return {key: named[key] for key in keys}

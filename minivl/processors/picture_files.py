@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -219,3 +219,33 @@ def _channels_last(array: np.ndarray, layout: Any, name: str) -> np.ndarray:
             f"{name}: wanted 1, 3 or 4 channels{layout and ', ' + layout or ''}, found shape {array.shape}"
         )
     return array if last and layout != "channels_first" else np.moveaxis(array, 0, -1)
+
+
+# ---- folders -------------------------------------------------------------------------------------
+ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+class EmptyFolder(ImageError):
+    """A folder without a picture in it."""
+
+    def __init__(self, folder: str, reason: str):
+        super().__init__(f"folder {folder}: {reason}")
+        self.folder = folder
+
+
+def expand(names: Sequence[str], endings: set[str] = ENDINGS) -> Iterator[Path | EmptyFolder]:
+    """Folders become the files in them with one of the endings, in the order of their names."""
+    for name in names:
+        path = Path(name)
+        if not os.path.isdir(name):  # Path's own raises for a name that is too long for the system
+            yield path
+            continue
+        try:
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings)
+        except OSError as error:
+            yield EmptyFolder(name, str(error.strerror))
+            continue
+        if inside:
+            yield from inside
+        else:
+            yield EmptyFolder(name, "it holds no file called *.png, *.jpg or another kind of picture")

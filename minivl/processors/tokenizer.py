@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..disk import replacing, show
 from ..errors import InputError, TokenizerError
-from . import tokenizer_checks as checks
+from . import calls
 from . import tokenizer_files as text_files
-from .batch_encoding import BatchFeature, check_kind, tensors
+from .calls import BatchFeature, check_kind, tensors
 
 if TYPE_CHECKING:
     import tokenizers
@@ -105,18 +105,18 @@ class Tokenizer:
         return_tensors  "np" or "pt": int64 (B, T), also for a single text; None: lists of ints, flat for a single text.
         """
         check_kind(return_tensors)
-        texts = checks.rows(text, text_pair)
+        texts = calls.rows(text, text_pair)
         if padding is None and return_tensors and not isinstance(text, str):
             padding = True
         if truncation is None:
             truncation = max_length is not None and padding != "max_length"
         limit = self._limit(max_length)
         ways = ("longest_first", "only_first", *(() if text_pair is None else ("only_second",)))
-        cut = limit if checks.choice("truncation", truncation, ways, "do_not_truncate") else None
+        cut = limit if calls.choice("truncation", truncation, ways, "do_not_truncate") else None
         rows = [self._encode(row, add_special_tokens, cut, truncation, f"text[{i}]") for i, row in enumerate(texts)]
 
         width = 0
-        if checks.choice("padding", padding or False, ("longest", "max_length"), "do_not_pad"):
+        if calls.choice("padding", padding or False, ("longest", "max_length"), "do_not_pad"):
             width = max(len(row) for row in rows)
             if padding == "max_length":
                 if limit is None:
@@ -147,7 +147,7 @@ class Tokenizer:
             parts = [self.backend.encode(text, add_special_tokens=False) for text in texts]
             if cut is not None:
                 room = cut - self.backend.num_special_tokens_to_add(len(parts) == 2) * add_special_tokens
-                kept = checks.shares([len(part) for part in parts], max(room, 0), truncation, name)
+                kept = calls.shares([len(part) for part in parts], max(room, 0), truncation, name)
                 for part, length in zip(parts, kept, strict=True):
                     part.truncate(length, direction=self.truncation_side)
             second = parts[1] if len(parts) == 2 else None
@@ -174,7 +174,7 @@ class Tokenizer:
         Blanks before "." and the like are taken out unless clean_up_tokenization_spaces is False.
         """
         with text_files.guarded("decode"):
-            text = self.backend.decode(checks.ids(ids), skip_special_tokens=skip_special_tokens)
+            text = self.backend.decode(calls.one_row(ids), skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return joined(text) if clean_up_tokenization_spaces else text

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..console import count, note_toy, words
 from ..disk import show
 from ..errors import InputError
 
@@ -15,24 +16,20 @@ if TYPE_CHECKING:
 
 def options(parser: argparse.ArgumentParser) -> None:
     """What `minivl step` takes."""
-    from ..cli import _count, _words
-
     add = parser.add_argument
     add("picture", metavar="PICTURE")
     about = "what BLIP-2 is asked (default: it says what it sees)"
-    add("question", nargs="?", type=_words, metavar="QUESTION", help=about)
+    add("question", nargs="?", type=words, metavar="QUESTION", help=about)
     add("--raw", action="store_true", help="take the question as the whole prompt, as it is")
-    add("--text", type=_words, metavar="TEXT", help="a text to be read with the picture, by a BridgeTower")
+    add("--text", type=words, metavar="TEXT", help="a text to be read with the picture, by a BridgeTower")
     about = "a folder in the Hub's layout, or an id on the Hub (default: demo, with --text demo-bridgetower)"
     add("--model", metavar="FOLDER", help=about)
     add("--out", type=Path, metavar="FILE.html", help="the page (default: the picture's name and .html, here)")
-    add("--max-new-tokens", type=_count, default=20, metavar="N", help="the longest text, in tokens (default: 20)")
+    add("--max-new-tokens", type=count, default=20, metavar="N", help="the longest text, in tokens (default: 20)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page and say where it is."""
-    from .commands import note_toy
-
     if arguments.text is not None and arguments.question is not None:
         raise InputError("a question is for BLIP-2 and --text for BridgeTower: give one of the two")
     if arguments.raw and arguments.question is None:

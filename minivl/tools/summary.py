@@ -13,6 +13,7 @@ in 16 bits, as they are with dtype "float16".
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from typing import Any
 from ..config.base import FILE
 from ..config.blip2 import Blip2Config
 from ..config.bridgetower import BridgeTowerConfig
+from ..console import answer
 from ..disk import read_json
 from ..errors import ConfigError
 from ..weights import files, hub, tree
@@ -121,3 +123,32 @@ def _pair_of_towers(config: Any) -> int:
     heads = max(v.hidden_size // 64, config.num_attention_heads)
     kept = 4 * (v.depth * N * v.hidden_size + t.num_hidden_layers * WORDS * t.hidden_size)
     return kept + _layer(N, v.hidden_size, 4 * v.hidden_size, heads) + 16 * t.vocab_size
+
+
+# ---- the command ---------------------------------------------------------------------------------
+def options(parser: argparse.ArgumentParser) -> None:
+    """What `minivl inspect` takes."""
+    about = "demo, a folder in the Hub's layout, or an id on the Hub"
+    parser.add_argument("model", metavar="ID_OR_FOLDER", help=about)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print what a checkpoint consists of, and the memory that it will take."""
+    found = inspect(arguments.model)
+    if arguments.json:
+        answer(arguments, "", **found)
+        return 0
+    for name, part in found["parts"].items():
+        kept = ", ".join(f"{_size(n)} of {dtype}" for dtype, n in sorted(part["bytes"].items()))
+        print(f"{name:20}{part['parameters']:>16,} parameters  {kept}".rstrip())
+    print(f"{'together':20}{sum(part['parameters'] for part in found['parts'].values()):>16,} parameters")
+    print("peak memory of one picture, about:")
+    for mode, n in found["peak"].items():
+        print(f"  {mode:18}{_size(n):>16}")
+    return 0
+
+
+def _size(n: int) -> str:
+    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if n >= pair[0]), (1e3, "kB"))
+    return f"{n / unit:.2f} {name}"

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import cores
-from ..disk import read_json, replacing, show
+from ..disk import replacing, show
 from ..errors import InputError, WeightsError
-from . import hub
 from .header import DTYPES, read_header, write_header
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -95,7 +94,7 @@ def find(
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
-    need: str = hub.WEIGHTS,
+    need: str = "weights",
 ) -> Path:
     """The folder that holds a checkpoint: "demo" and "demo-bridgetower" are inside minivl, then comes a folder of that
     name, then an id on the Hub (the other arguments are for those: see `hub.locate`).
@@ -112,9 +111,12 @@ def find(
     folder = Path(id_or_folder)
     if os.path.isdir(folder):  # Path's own raises for a name that is too long for the system
         return folder
-    if hub.is_id(id_or_folder) and "/" in str(id_or_folder) and not os.path.exists(folder):
-        where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        return hub.locate(str(id_or_folder), **where, need=need)
+    if "/" in str(id_or_folder) and not os.path.exists(folder):
+        from . import hub  # only where no folder was named
+
+        if hub.is_id(id_or_folder):
+            where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
+            return hub.locate(str(id_or_folder), **where, need=need)
     found = "a file; name the folder that holds it" if os.path.isfile(folder) else "no such folder"
     raise WeightsError(
         f"checkpoint {show(folder)}: wanted an existing folder, an id on the Hub or {known}, found {found}"
@@ -147,19 +149,13 @@ def main_dtype(tensors: dict[str, Stored]) -> str:
     return sizes.most_common(1)[0][0]
 
 
-def shards(index: Path) -> dict[str, str]:
-    """Which file holds which tensor, as an index says."""
-    named = read_json(index, WeightsError).get("weight_map")
-    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
-        raise WeightsError(f"{show(index)}: wanted weight_map with a file name for each tensor, found {show(named)}")
-    return named
-
-
 def read_shards(folder: Path, name: str) -> dict[str, Stored]:
     """The union of the shards that an index names: each tensor where the index says, and in one shard only.
 
     A shard may hold tensors that the index leaves out; whether they belong to the model is decided elsewhere.
     """
+    from .index import shards
+
     index = inside(folder, name)
     named = shards(index)
     tensors: dict[str, Stored] = {}

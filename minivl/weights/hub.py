@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..disk import show
 from ..errors import WeightsError
+from .index import shards
 
 ID = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -116,8 +117,6 @@ def complete(folder: Path, need: str = WEIGHTS) -> bool:
         if (folder / single).is_file():
             return True
         if (folder / index).is_file():
-            from .files import shards
-
             return all(os.path.isfile(folder / shard) for shard in shards(folder / index).values())
     return False
 

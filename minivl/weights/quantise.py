@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .. import cores
-from ..errors import InputError, OpsError, WeightsError
+from ..errors import WeightsError
 from ..ops.numpy_products import FLOAT16, quantise_rows
 from ..ops.quantised import BFloat16, Float16, Int8, in_full
 from .files import Stored, convert
@@ -33,23 +33,6 @@ MODES = ("bfloat16", "weight-only", "int8")
 TABLES = (".tokens", ".words")  # of words, which a tied head multiplies with as well
 PIECE = 1 << 15  # numbers converted at a time: what lies between the steps stays in the cache
 HEADS = ("head.w", "decoder.w")
-
-
-def mode_of(backend: str, load_in_8bit: Any, dtype: str) -> str | None:
-    """The mode that from_pretrained's arguments ask for; None for plain arrays.
-
-    load_in_8bit   True for LLM.int8(), "weight-only" for activations that stay as they are
-    Raises InputError for anything else, OpsError for a backend that has no weights of 8 bits.
-    """
-    if not (load_in_8bit is None or isinstance(load_in_8bit, bool) or load_in_8bit == "weight-only"):
-        raise InputError(f"load_in_8bit: wanted True, False or 'weight-only', found {load_in_8bit!r}")
-    if load_in_8bit and backend != "numpy":
-        raise OpsError(
-            f"load_in_8bit: wanted backend='numpy', found {backend!r}; there dtype='bfloat16' halves the memory"
-        )
-    if load_in_8bit:
-        return "int8" if load_in_8bit is True else "weight-only"
-    return dtype if backend == "numpy" and dtype in ("bfloat16", "auto") else None
 
 
 def keeper(mode: str, language: str = "", half: bool = False) -> Callable[[Entry, Stored], Any]:

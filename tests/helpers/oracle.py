@@ -205,10 +205,10 @@ def blip2_model(vision=None, qformer=None, text=None, queries=5, seed=0):
 
 
 PARTS = {
-    "Blip2VisionModel": (minivl.config.Blip2VisionConfig, names.vit),
-    "Blip2QFormerModel": (minivl.config.Blip2QFormerConfig, names.qformer),
-    "OPTForCausalLM": (minivl.config.OPTConfig, names.opt),
-    "T5ForConditionalGeneration": (minivl.config.T5Config, names.t5),
+    "Blip2VisionModel": (minivl.config.blip2.Blip2VisionConfig, names.vit),
+    "Blip2QFormerModel": (minivl.config.blip2.Blip2QFormerConfig, names.qformer),
+    "OPTForCausalLM": (minivl.config.blip2.OPTConfig, names.opt),
+    "T5ForConditionalGeneration": (minivl.config.blip2.T5Config, names.t5),
 }
 
 

@@ -270,7 +270,7 @@ def activations(family: str, number: int, place: str, act: str, op: str = "linea
             f"{place}: {other}",
             place,
             (f"activation: {spoken.get(other, other)} for {spoken.get(act, act)}",),
-            lambda other=other: with_op(family, op, number, lambda f, *given, act, **more: f(*given, act=other, **more)),
+            lambda other=other: with_op(family, op, number, lambda f, *x, act, **how: f(*x, act=other, **how)),
         )
         for other in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu")
         if other != act

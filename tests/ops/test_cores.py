@@ -16,11 +16,11 @@ import pytest
 
 import minivl
 from minivl import Blip2ForConditionalGeneration, BridgeTowerForContrastiveLearning, cores
-from minivl.api import batch_rows as rows
 from minivl.api import blip2, bridgetower
 from minivl.cores import share
 from minivl.errors import InputError
 from minivl.ops import get
+from minivl.ops import numpy as rows
 
 OPS = get("numpy")
 

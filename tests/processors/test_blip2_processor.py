@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from minivl.errors import ConfigError, ImageError, InputError, MinivlError, TokenizerError, WeightsError
-from minivl.processors.batch_encoding import BatchFeature
 from minivl.processors.blip2 import Blip2Processor
+from minivl.processors.calls import BatchFeature
 
 WORDS = Path(__file__).parents[1] / "golden" / "opt_words"
 PROMPT = "Question: how many cats are there? Answer:"

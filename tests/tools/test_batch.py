@@ -91,8 +91,8 @@ def test_spark_is_given_a_function_of_one_column():
 
 def test_it_is_pickled_without_its_model_and_the_model_is_loaded_once(monkeypatch):
     loaded = []
-    real = batch.Speaker
-    monkeypatch.setattr(batch, "Speaker", lambda *a, **how: loaded.append(a) or real(*a, **how))
+    real = batch.ImageToText
+    monkeypatch.setattr(batch, "ImageToText", lambda *a, **how: loaded.append(a) or real(*a, **how))
     batch._speaker.cache_clear()
     captioner = Captioner(max_new_tokens=30)
     captioner({"image": PATHS[:1]})

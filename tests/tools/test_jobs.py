@@ -40,8 +40,8 @@ def folder(tmp_path):
 @pytest.fixture
 def loaded(monkeypatch):
     """Each model once for all jobs of a test."""
-    monkeypatch.setattr(work, "Speaker", lru_cache(work.Speaker))
-    monkeypatch.setattr(work, "Matcher", lru_cache(work.Matcher))
+    monkeypatch.setattr(work, "ImageToText", lru_cache(work.ImageToText))
+    monkeypatch.setattr(work, "ImageTextMatching", lru_cache(work.ImageTextMatching))
 
 
 def run(*arguments):
@@ -175,7 +175,7 @@ def test_an_empty_folder_is_a_record_too(tmp_path, capsys, loaded):
 
 def test_a_picture_that_the_model_cannot_do_leaves_its_neighbours_alone(tmp_path, monkeypatch, capsys, loaded):
     run("caption", PICTURES, "--out", tmp_path / "whole")
-    real, red = Blip2ForConditionalGeneration.generate, work.Speaker("demo", dtype="auto").look(CIRCLE)
+    real, red = Blip2ForConditionalGeneration.generate, work.ImageToText("demo", dtype="auto").look(CIRCLE)
 
     def generate(self, pixel_values, **settings):
         if any(np.array_equal(red, one) for one in pixel_values):
@@ -347,7 +347,7 @@ def test_nothing_that_is_there_is_overwritten(tmp_path, capsys):
 def test_a_job_that_is_done_loads_no_model_and_says_again_what_came_of_it(folder, tmp_path, monkeypatch, capsys):
     assert run("caption", folder, "--out", tmp_path / "out") == 1
     before = (tmp_path / "out").read_bytes()
-    monkeypatch.setattr(work, "Speaker", None)
+    monkeypatch.setattr(work, "ImageToText", None)
     assert run("caption", folder, "--out", tmp_path / "out", "--resume") == 1
     assert (tmp_path / "out").read_bytes() == before
 

@@ -4,55 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...disk import parse_json, show
 from ...errors import ImageError, InputError
+from ...pipelines import Item
+from ...processors.picture_files import ENDINGS, EmptyFolder, expand
 from . import tars
 
-ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 MOST_OF_A_LINE = 2**20  # bytes of a file of questions
 
 
-class Item(NamedTuple):
-    """One picture: its record begins with `fields`; read() gives what a picture processor takes, or an ImageError."""
-
-    fields: dict[str, Any]
-    read: Callable[[], Any]
-
-
 Items = Callable[[], Iterator[Item]]  # called again, it gives the same again
-
-
-class EmptyFolder(ImageError):
-    """A folder without a picture in it."""
-
-    def __init__(self, folder: str, reason: str):
-        super().__init__(f"folder {folder}: {reason}")
-        self.folder = folder
-
-
-def expand(names: Sequence[str], endings: set[str] = ENDINGS) -> Iterator[Path | EmptyFolder]:
-    """Folders become the files in them with one of the endings, in the order of their names."""
-    for name in names:
-        path = Path(name)
-        if not os.path.isdir(name):  # Path's own raises for a name that is too long for the system
-            yield path
-            continue
-        try:
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in endings)
-        except OSError as error:
-            yield EmptyFolder(name, str(error.strerror))
-            continue
-        if inside:
-            yield from inside
-        else:
-            yield EmptyFolder(name, "it holds no file called *.png, *.jpg or another kind of picture")
 
 
 def pictures(names: Sequence[str]) -> Iterator[Item]:

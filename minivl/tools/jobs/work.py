@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ... import __version__
-from ...pipelines import WEIGHTS, Matcher, Speaker, Speaking
+from ... import __version__, commands, console
+from ...pipelines import WEIGHTS, ImageTextMatching, ImageToText, TextWork
 from ...weights.files import find
-from .. import commands
 from . import flow, items
 from .items import Item, Items
 from .progress import Progress
@@ -26,7 +25,7 @@ NOT_SETTINGS = ("out", "resume", "json", "stream", "pictures", "picture", "quest
 
 def caption(arguments: argparse.Namespace) -> int:
     """{"picture": ..., "caption": ...} for every picture."""
-    return run(arguments, _pictures(arguments.pictures), partial(_speaking, arguments, "caption"))[0]
+    return run(arguments, _pictures(arguments.pictures), partial(_writing, arguments, "caption"))[0]
 
 
 def ask(arguments: argparse.Namespace) -> int:
@@ -35,7 +34,7 @@ def ask(arguments: argparse.Namespace) -> int:
         asked: Items = partial(items.questions, arguments.questions)
     else:
         asked = items.about(_pictures(arguments.pictures), question=arguments.question)
-    return run(arguments, asked, partial(_speaking, arguments, "answer"))[0]
+    return run(arguments, asked, partial(_writing, arguments, "answer"))[0]
 
 
 def match(arguments: argparse.Namespace) -> int:
@@ -52,7 +51,7 @@ def rank(arguments: argparse.Namespace) -> int:
     near = ((record["similarity"], -place) for place, record in enumerate(records) if "similarity" in record)
     best = {-place: similarity for similarity, place in heapq.nlargest(arguments.best, near)}
     if best:
-        matcher = Matcher(arguments.model, Finding.kind, **WEIGHTS[arguments.dtype])
+        matcher = ImageTextMatching(arguments.model, Finding.kind, **WEIGHTS[arguments.dtype])
         chosen = [
             (best[place], item.fields["picture"], matcher.look(item.read()))  # read before the next is asked for
             for place, item in enumerate(items.share(found, arguments.shard)())
@@ -66,10 +65,10 @@ def _pictures(names: Sequence[str]) -> Items:
     return partial(items.pictures, names)
 
 
-def _speaking(arguments: argparse.Namespace, name: str) -> Speaking:
-    speaker = Speaker(arguments.model, **WEIGHTS[arguments.dtype])
-    prompt = partial(commands.prompt, arguments, speaker.language)
-    return Speaking(speaker, name, prompt, **commands.generate_settings(arguments))
+def _writing(arguments: argparse.Namespace, name: str) -> TextWork:
+    writer = ImageToText(arguments.model, **WEIGHTS[arguments.dtype])
+    prompt = partial(commands.prompt, arguments, writer.language)
+    return TextWork(writer, name, prompt, **commands.generate_settings(arguments))
 
 
 class Matching:
@@ -79,7 +78,7 @@ class Matching:
 
     def __init__(self, arguments: argparse.Namespace):
         self.texts = arguments.texts
-        self.matcher = Matcher(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
+        self.matcher = ImageTextMatching(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
         self.look = self.matcher.look
 
     def answer(self, chunk: list[Item], pixels: np.ndarray) -> list[flow.Record]:
@@ -94,7 +93,7 @@ class Finding:
     kind, together = "BridgeTowerForMatchingAndContrast", True
 
     def __init__(self, arguments: argparse.Namespace):
-        self.matcher = Matcher(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
+        self.matcher = ImageTextMatching(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
         self.look, self.near = self.matcher.look, self.matcher.finder(arguments.text)
 
     def answer(self, chunk: list[Item], pixels: np.ndarray) -> list[flow.Record]:
@@ -112,7 +111,7 @@ def run(arguments: argparse.Namespace, all_items: Items, begin: Callable[[], Any
     records = Records(arguments.out, _settings(arguments, total, names), mine, arguments.resume)
     if records.done < total or not records.done:
         work = begin()
-        commands.note_toy(arguments.model)
+        console.note_toy(arguments.model)
         with records:
             for answers in _watched(records, total, flow.records(work, mine, arguments.batch, records.done)):
                 records.add(answers)
@@ -137,6 +136,6 @@ def _watched(records: Records, total: int, batches: Iterator[list[flow.Record]])
         for record in batch:
             if "error" in record:
                 progress.clear()
-                commands.complain(record["error"])
+                console.complain(record["error"])
         progress.tell(records.done, records.failed)
     progress.clear()

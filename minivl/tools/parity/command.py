@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from ...console import complain
 from ...errors import MinivlError
-from ..commands import complain
 from .report import RULE
 
 EPILOG = f"""A and B are kinds: numpy, torch, triton, float64, int8, weight-only, bfloat16, torch-bfloat16,

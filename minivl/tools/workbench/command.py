@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from pathlib import Path
 
 from ...errors import InputError
 
@@ -105,9 +107,17 @@ def _inspect(arguments: argparse.Namespace) -> int:
         print("--time needs a GPU, and there is none here: without one there are only counts and bounds")
         return 1
     _to_compile()
-    from . import inspecting
+    from . import inspecting, page
 
-    return inspecting.run(arguments)
+    found = inspecting.inspect(arguments.target, arguments.chip, arguments.shape, arguments.dtype, arguments.op,
+                               arguments.arg, arguments.warps, arguments.stages)  # fmt: skip
+    if arguments.html:
+        Path(arguments.html).write_text(page.page(found), encoding="utf-8")
+    print(json.dumps(inspecting.as_json(found)) if arguments.json else inspecting.as_text(found))
+    if arguments.time:
+        took = inspecting.measure(arguments.target, arguments.shape, arguments.dtype)
+        print(f"measured: {took:.1f} µs (triton.testing.do_bench)")
+    return 0
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -6,12 +6,9 @@ from public rates (kernels/checking/chips.py, roofline.py). Only `--time`, on a 
 
 from __future__ import annotations
 
-import argparse
 import ast
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -60,22 +57,6 @@ class Inspection:
         """The launch with the most code in loops, or the most code: what the rest prepares or cleans up after."""
         products = [x for x in self.launches if x.facts["products"]]
         return max(products or self.launches, key=lambda launch: launch.facts["instructions"])
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Prints what was found, and writes the page if one is wanted."""
-    found = inspect(arguments.target, arguments.chip, arguments.shape, arguments.dtype, arguments.op, arguments.arg,
-                    arguments.warps, arguments.stages)  # fmt: skip
-    if arguments.html:
-        from .page import page
-
-        Path(arguments.html).write_text(page(found), encoding="utf-8")
-    print(json.dumps(as_json(found)) if arguments.json else as_text(found))
-    if arguments.time:
-        print(
-            f"measured: {_measure(arguments.target, arguments.shape, arguments.dtype):.1f} µs (triton.testing.do_bench)"
-        )
-    return 0
 
 
 def inspect(target: str, chip: str, shape: str | None, dtype: str, op: str | None = None, given: list[str] = [],  # noqa: B006
@@ -213,7 +194,7 @@ def _on_gpu() -> Any:
     return patch.object(torch.Tensor, "is_cuda", True) if torch else nullcontext()
 
 
-def _measure(target: str, shape: str | None, dtype: str) -> float:
+def measure(target: str, shape: str | None, dtype: str) -> float:
     """Microseconds of one call on the GPU that is here."""
     import torch
     import triton

@@ -1,11 +1,12 @@
-"""One pass of BLIP-2's language model, in the two forms that there are: OPT and T5.
+"""One pass of BLIP-2, with everything that transformers gives back: picture, queries, and the language model's logits.
 
-Each form is checked when it is made, from what the caller gave, and run once the picture has become soft words:
+The language model comes in two forms, OPT and T5. Each is checked when it is made, from what the caller gave, and run
+once the picture has become soft prompt tokens:
 
     text = PASSES["t5"](config, rows, labels, decoder_input_ids, decoder_attention_mask)
     loss, logits, outputs = text(ops, params, embeds, mask, output_attentions, output_hidden_states)
 
-loss is None without labels. Letters: B batch, S soft words and prompt, T labels, V vocabulary, C width.
+loss is None without labels. Letters: B batch, S soft prompt tokens and prompt, T labels, V vocabulary, C width.
 """
 
 from __future__ import annotations
@@ -13,10 +14,49 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
-from ..inputs import same_rows, to_ids, to_prompt
-from ..models import opt, t5
-from ..outputs import CausalLMOutput, Seq2SeqLMOutput
+from ..inputs import same_rows, to_floats, to_ids, to_prompt
+from ..models import blip2, opt, qformer, t5, vit
+from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, Seq2SeqLMOutput, VisionOutput
 from ..tracing import Watch
+
+
+def run(
+    model: Any,
+    pixel_values: Any,
+    input_ids: Any,
+    attention_mask: Any,
+    given: tuple[Any, Any, Any],
+    output_attentions: bool,
+    output_hidden_states: bool,
+) -> Blip2Output:
+    """What Blip2ForConditionalGeneration's call promises.   given: labels, decoder_input_ids, decoder_attention_mask"""
+    ops, p, c = model.ops, model.params, model.config
+    ids, mask = to_prompt(input_ids, attention_mask)
+    text = PASSES[c.text_config.model_type](c.text_config, len(ids), *given)
+    vision, answers = look(model, pixel_values, output_attentions, output_hidden_states)
+    soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
+    same_rows(soft_words.shape[0], len(ids))
+    embeds, mask = blip2.prompt(ops, p, soft_words, ops.from_numpy(ids), ops.from_numpy(mask))
+    loss, logits, said = text(ops, p["language"], embeds, mask, output_attentions, output_hidden_states)
+    return Blip2Output(loss, logits, vision, answers, said)
+
+
+def look(model: Any, pixel_values: Any, attentions: bool, hidden_states: bool) -> tuple[VisionOutput, QFormerOutput]:
+    """The vision tower and the Q-Former, with the states and maps that were asked for."""
+    ops, p, c = model.ops, model.params, model.config
+    pixels = ops.from_numpy(to_floats(pixel_values, "pixel_values", 4))
+    watch = Watch(ops, attentions, hidden_states)
+    last = watch.run(lambda ops: vit.states(ops, p["vision"], pixels, c.vision_config))
+    image = ops.layer_norm(last, **p["vision"]["ln"])
+    vision = VisionOutput(image, vit.pool(ops, p["vision"], image), watch.hidden_states, watch.attentions)
+    watch = Watch(ops, attentions, hidden_states)
+    last = watch.run(lambda ops: qformer.states(ops, p["qformer"], p["queries"], image, c.qformer_config))
+    own, cross = watch.attentions, None
+    if own is not None:  # each layer first attends to itself, then, if it can, to the picture
+        maps = iter(own)
+        pairs = [(next(maps), next(maps) if "cross" in layer else None) for layer in p["qformer"]["layers"]]
+        own, cross = tuple(a for a, _ in pairs), tuple(b for _, b in pairs if b is not None)
+    return vision, QFormerOutput(last, last[:, 0], watch.hidden_states, own, cross)
 
 
 class OPTPass:

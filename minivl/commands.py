@@ -3,62 +3,62 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .. import prompts
-from ..errors import InputError, MinivlError
-from ..pipelines import WEIGHTS, Matcher, Speaker, flat, numbers, stops
-from ..weights.files import DEMOS
-from .jobs.items import EmptyFolder, expand
+from .console import answer, complain, note_toy, one_line, progress
+from .errors import InputError, MinivlError
+from .pipelines import WEIGHTS, ImageTextMatching, ImageToText, flat, numbers, stops
+from .processors.picture_files import EmptyFolder, expand
 
-TOY_NOTE = "minivl: this is the demo model, trained on a toy world of coloured shapes; --model FOLDER takes a real one"
 TOGETHER = 16  # pairs of text and picture that go through the model at a time
 
 
 def caption(arguments: argparse.Namespace) -> int:
     """What each picture shows."""
-    return _speak(arguments, "caption")
+    return _write(arguments, "caption")
 
 
 def ask(arguments: argparse.Namespace) -> int:
     """The answer of each picture to one question."""
-    return _speak(arguments, "answer", question=arguments.question)
+    return _write(arguments, "answer", question=arguments.question)
 
 
 def prompt(arguments: argparse.Namespace, language: str, question: str | None) -> str | None:
     """What a caption, or the answer to a question, goes on from; `language` is model_type of the language model."""
+    if question is None and not arguments.preset:
+        return arguments.prompt
+    from . import prompts
+
     if question is None:
-        return prompts.PROMPTS.get(arguments.preset, arguments.prompt)
+        return prompts.PROMPTS[arguments.preset]
     preset = arguments.preset or ("vqa-t5" if language == "t5" else "vqa-opt")
     return question if arguments.raw else prompts.prompt(preset, question)
 
 
-def _speak(arguments: argparse.Namespace, name: str, **shown: str) -> int:
+def _write(arguments: argparse.Namespace, name: str, **shown: str) -> int:
     """Say something about every picture; `name` is what it is called in JSON, beside `shown`."""
-    from ..generate import TextStreamer
-
-    speaker, settings = Speaker(arguments.model, **WEIGHTS[arguments.dtype]), generate_settings(arguments)
+    writer, settings = ImageToText(arguments.model, **WEIGHTS[arguments.dtype]), generate_settings(arguments)
     note_toy(arguments.model)
     label = len(arguments.pictures) > 1 or os.path.isdir(arguments.pictures[0])
-    beginning = [prompt(arguments, speaker.language, shown.get("question"))]
+    beginning = [prompt(arguments, writer.language, shown.get("question"))]
 
     def say(picture: Path) -> None:
-        pixels = speaker.look(picture)[None]
-        before = f"{_one_line(str(picture))}: " if label else ""
+        pixels = writer.look(picture)[None]
+        before = f"{one_line(str(picture))}: " if label else ""
         if arguments.stream:
-            words = TextStreamer(speaker.processor.tokenizer, OneLine(before).write, stop=stops(settings))
-            speaker.ids(pixels, beginning, **settings, streamer=words)
+            from .generate.streamer import TextStreamer
+
+            words = TextStreamer(writer.processor.tokenizer, OneLine(before).write, stop=stops(settings))
+            writer.ids(pixels, beginning, **settings, streamer=words)
             print(flush=True)
             return
-        text = speaker.say(pixels, beginning, **settings)[0]
-        _print(arguments, before + text, picture=str(picture), **shown, **{name: text})
+        text = writer.say(pixels, beginning, **settings)[0]
+        answer(arguments, before + text, picture=str(picture), **shown, **{name: text})
 
     return _for_each_picture(arguments, say, **shown)
 
@@ -92,8 +92,8 @@ def match(arguments: argparse.Namespace) -> int:
     pixels = matcher.look(picture)[None]
     scores = np.concatenate([matcher.match(batch, np.repeat(pixels, len(batch), 0)) for batch in _batches(texts)])
     for i in np.argsort(-scores, kind="stable"):
-        plain = f"{scores[i]:.3f}  {_one_line(texts[i])}"
-        _print(arguments, plain, picture=str(picture), text=texts[i], score=round(float(scores[i]), 6))
+        plain = f"{scores[i]:.3f}  {one_line(texts[i])}"
+        answer(arguments, plain, picture=str(picture), text=texts[i], score=round(float(scores[i]), 6))
     return 0
 
 
@@ -111,20 +111,23 @@ def rank(arguments: argparse.Namespace) -> int:
     best, rest = found[: arguments.best], found[arguments.best :]
     show_ranking(arguments, matcher, [(similarity, str(p), matcher.look(p)) for similarity, p in best])
     for similarity, picture in rest:  # these were not looked at closely
-        plain = f"    -  {_one_line(str(picture))}"
-        _print(arguments, plain, text=text, picture=str(picture), score=None, similarity=similarity)
+        plain = f"    -  {one_line(str(picture))}"
+        answer(arguments, plain, text=text, picture=str(picture), score=None, similarity=similarity)
     return status
 
 
-def show_ranking(arguments: argparse.Namespace, matcher: Matcher, best: list[tuple[float, str, np.ndarray]]) -> None:
-    """Look at pictures and text together, and print the pictures, (similarity, name, pixels), the best first."""
+Ranked = tuple[float, str, np.ndarray]  # how near a picture's vector is to the text's, its name, its pixels
+
+
+def show_ranking(arguments: argparse.Namespace, matcher: ImageTextMatching, best: list[Ranked]) -> None:
+    """Look at pictures and text together, and print the pictures, the best first."""
     scores: list[float] = []
     for batch in _batches(best):
         scores += matcher.match([arguments.text] * len(batch), np.stack([pixels for _, _, pixels in batch])).tolist()
     for i in np.argsort(-np.array(scores), kind="stable"):
         similarity, name, _ = best[i]
         fields = {"text": arguments.text, "picture": name, "score": round(scores[i], 6), "similarity": similarity}
-        _print(arguments, f"{scores[i]:.3f}  {_one_line(name)}", **fields)
+        answer(arguments, f"{scores[i]:.3f}  {one_line(name)}", **fields)
 
 
 def fill(arguments: argparse.Namespace) -> int:
@@ -147,38 +150,15 @@ def fill(arguments: argparse.Namespace) -> int:
             print(f"<mask> {number}", flush=True)
         if arguments.json:
             listed = [{"word": word, "probability": round(p, 6)} for word, p in words]
-            _print(arguments, "", picture=str(picture), text=text, mask=number, words=listed)
+            answer(arguments, "", picture=str(picture), text=text, mask=number, words=listed)
         else:
             for word, p in words:
-                _print(arguments, f"{p:.3f}  {word}")
+                answer(arguments, f"{p:.3f}  {word}")
     return 0
 
 
-def inspect(arguments: argparse.Namespace) -> int:
-    """What a checkpoint consists of, and the memory that it will take."""
-    from . import summary
-
-    found = summary.inspect(arguments.model)
-    if arguments.json:
-        _print(arguments, "", **found)
-        return 0
-    for name, part in found["parts"].items():
-        kept = ", ".join(f"{_size(n)} of {dtype}" for dtype, n in sorted(part["bytes"].items()))
-        print(f"{name:20}{part['parameters']:>16,} parameters  {kept}".rstrip())
-    print(f"{'together':20}{sum(part['parameters'] for part in found['parts'].values()):>16,} parameters")
-    print("peak memory of one picture, about:")
-    for mode, n in found["peak"].items():
-        print(f"  {mode:18}{_size(n):>16}")
-    return 0
-
-
-def _size(n: int) -> str:
-    unit, name = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if n >= pair[0]), (1e3, "kB"))
-    return f"{n / unit:.2f} {name}"
-
-
-def _matcher(arguments: argparse.Namespace, kind: str) -> Matcher:
-    matcher = Matcher(arguments.model, kind, **WEIGHTS[arguments.dtype])
+def _matcher(arguments: argparse.Namespace, kind: str) -> ImageTextMatching:
+    matcher = ImageTextMatching(arguments.model, kind, **WEIGHTS[arguments.dtype])
     note_toy(arguments.model)
     return matcher
 
@@ -193,7 +173,7 @@ def _for_each_picture(arguments: argparse.Namespace, do: Callable[[Path], None],
     pictures = list(expand(arguments.pictures))
     failed = False
     for number, picture in enumerate(pictures, 1):
-        _progress(number, pictures)
+        progress(number, pictures)
         try:
             if isinstance(picture, EmptyFolder):
                 raise picture
@@ -203,32 +183,6 @@ def _for_each_picture(arguments: argparse.Namespace, do: Callable[[Path], None],
             complain(str(error))
             if arguments.json:
                 named = picture.folder if isinstance(picture, EmptyFolder) else picture
-                _print(arguments, "", picture=str(named), **shown, error=str(error))
-    _progress(None, pictures)
+                answer(arguments, "", picture=str(named), **shown, error=str(error))
+    progress(None, pictures)
     return 1 if failed else 0
-
-
-def note_toy(model: str) -> None:
-    if model in DEMOS:
-        print(TOY_NOTE, file=sys.stderr)
-
-
-def _print(arguments: argparse.Namespace, plain: str, **fields: Any) -> None:
-    """One line of the answer, at once: somebody may be reading along."""
-    print(json.dumps(fields) if arguments.json else plain, flush=True)
-
-
-def complain(message: str) -> None:
-    """One line on standard error."""
-    print(f"minivl: {_one_line(message)}", file=sys.stderr)
-
-
-def _one_line(text: str) -> str:
-    return text.replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _progress(number: int | None, pictures: Sequence[Any]) -> None:
-    """A counter that overwrites itself, where a person is watching and there is something to wait for."""
-    if len(pictures) > 1 and sys.stderr.isatty():
-        text = "" if number is None else f"picture {number} of {len(pictures)}"
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
