@@ -307,7 +307,7 @@ def test_what_is_not_there_is_refused(backend, load):
         load("opt", backend, device_map={"vision": 0, "language": 1})
     with pytest.raises(InputError, match="device_map .* one device"):
         load("opt", backend, device_map=[0])
-    with pytest.raises(InputError, match="dtype 'float64' is not one of float32"):
+    with pytest.raises(InputError, match="dtype 'float64' is not one of auto, float32"):
         load("opt", backend, dtype="float64")
     for device in ("warp", "cuda" if not torch.cuda.is_available() else "cuda:99"):
         for refused in (lambda d=device: load("opt", backend, device=d), lambda d=device: load("opt", backend).to(d)):

@@ -93,7 +93,7 @@ def test_it_is_pickled_without_its_model_and_the_model_is_loaded_once(monkeypatc
     loaded = []
     real = batch.ImageToText
     monkeypatch.setattr(batch, "ImageToText", lambda *a, **how: loaded.append(a) or real(*a, **how))
-    batch._speaker.cache_clear()
+    batch._loaded.cache_clear()
     captioner = Captioner(max_new_tokens=30)
     captioner({"image": PATHS[:1]})
     sent = pickle.dumps(captioner)
