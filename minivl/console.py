@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .weights.files import DEMOS
+from .weights.places import DEMOS
 
 TOY_NOTE = "minivl: this is the demo model, trained on a toy world of coloured shapes; --model FOLDER takes a real one"
 

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 from .errors import MinivlError
 
 MOST_JSON = 16 * 2**20  # bytes; the largest real header or index in this family is below one megabyte
+MOST_AXES = 32  # of a tensor in a file
+MOST_ELEMENTS = 2**40  # zeros counted as ones, so that an empty tensor cannot claim an absurd shape either
 MOST_OF_A_PATH = 1000  # characters
 
 

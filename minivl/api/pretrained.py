@@ -13,7 +13,7 @@ from .. import ops as ops_records
 from ..config.base import Config
 from ..errors import OpsError
 from ..ops import ON_NUMPY, dtype_name
-from ..weights import files, tree
+from ..weights import files, places, tree
 from . import loading
 
 Self = TypeVar("Self", bound="Pretrained")
@@ -97,7 +97,7 @@ class Pretrained(ABC):
         no such model, naming the file and what is wrong with it.
         """
         where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        path = files.find(folder, **where)
+        path = places.find(folder, **where)
         config: Any = cls.config_class.from_pretrained(path)
         tensors = cls.adapted(files.read(path), config, str(path))
         asked = torch_dtype if dtype is None else dtype

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..disk import read_json, replacing, show
 from ..errors import ConfigError
-from ..weights.files import find
+from ..weights.places import find
 
 Self = TypeVar("Self", bound="Config")
 FILE = "config.json"

@@ -29,7 +29,7 @@ from minivl.demo import world
 from minivl.ops import tape
 from minivl.processors.blip2 import Blip2Processor
 from minivl.processors.bridgetower import BridgeTowerProcessor
-from minivl.weights import files, tree
+from minivl.weights import places, tree
 
 Batch = tuple[list[Image.Image], list[str]]  # pictures and their captions
 
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rate", type=float, default=1e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=1)
     plan = parser.parse_args(argv)
-    student = STUDENTS[plan.model](files.find(FOLDERS[plan.model]), plan.seed)
+    student = STUDENTS[plan.model](places.find(FOLDERS[plan.model]), plan.seed)
     learn(student, lessons(plan.seed, plan.batch), plan.steps, plan.rate)
 
 

@@ -44,10 +44,10 @@ class Processor(ABC):
         config.json, if it is there, tells the text model's type, which settles the padding side and the special tokens,
         and stands in for a missing preprocessor_config.json with its vision_config.image_size and the usual constants.
         """
-        from ..weights import files
+        from ..weights import places
 
         where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        folder = files.find(folder, **where, need="texts")
+        folder = places.find(folder, **where, need="texts")
         model = read_json(folder / "config.json", ConfigError) if (folder / "config.json").exists() else None
         settings = saved_settings(folder)
         if settings is None:

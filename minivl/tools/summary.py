@@ -26,7 +26,7 @@ from ..config.bridgetower import BridgeTowerConfig
 from ..console import answer
 from ..disk import read_json
 from ..errors import ConfigError
-from ..weights import files, hub, tree
+from ..weights import files, hub, places, tree
 from ..weights import quantise as narrow
 
 BASE = 50_000_000  # bytes: Python, NumPy, Pillow, tokenizers, and the room that BLAS works in
@@ -43,10 +43,10 @@ def inspect(name: str) -> dict[str, Any]:
            then nothing is said about bytes in the file
     Raises ConfigError or WeightsError for what is no checkpoint, as from_pretrained does.
     """
-    path = files.find(name, need=hub.CONFIG)
+    path = places.find(name, need=hub.CONFIG)
     of_bridgetower = read_json(path / FILE, ConfigError).get("model_type") == BridgeTowerConfig.model_type
     config: Any = (BridgeTowerConfig if of_bridgetower else Blip2Config).from_pretrained(path)
-    absent = path != Path(name) and name not in files.DEMOS and not hub.complete(path)
+    absent = path != Path(name) and name not in places.DEMOS and not hub.complete(path)
     tensors = None if absent else files.read(path)
     pairs = list((_bridgetower if of_bridgetower else _blip2)(config, tensors, str(path)))
     parts: dict[str, dict[str, Any]] = {}

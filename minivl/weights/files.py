@@ -11,18 +11,23 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from .. import cores
-from ..disk import replacing, show
+from ..disk import MOST_AXES, MOST_ELEMENTS, MOST_JSON, parse_json, replacing, show
 from ..errors import InputError, WeightsError
-from .header import DTYPES, read_header, write_header
 
+# NumPy has no bfloat16, which is the upper half of a float32: its bits travel as uint16.
+DTYPES = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
+}  # fmt: skip
+NAMES = {code: np.dtype(kind).name for code, kind in DTYPES.items()} | {"BF16": "bfloat16"}  # the library's
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 OLD_SINGLE, OLD_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-DEMOS = {"demo": "blip2", "demo-bridgetower": "bridgetower"}
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 FLOATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 CODES = {np.dtype(kind): code for code, kind in DTYPES.items() if code != "BF16"}
@@ -86,41 +91,6 @@ class Stored(NamedTuple):
         cores.share(look, range(0, flat.size, BLOCK))
         if found:
             raise WeightsError(f"tensor {show(self.name)}: wanted finite values, found NaN or infinity at {min(found)}")
-
-
-def find(
-    id_or_folder: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    local_files_only: bool = False,
-    need: str = "weights",
-) -> Path:
-    """The folder that holds a checkpoint: "demo" and "demo-bridgetower" are inside minivl, then comes a folder of that
-    name, then an id on the Hub (the other arguments are for those: see `hub.locate`).
-    """
-    known = " or ".join(f'"{name}"' for name in DEMOS)
-    if not isinstance(id_or_folder, str | os.PathLike) or id_or_folder == "":
-        raise WeightsError(f"checkpoint: wanted the path of a folder or {known}, found {show(id_or_folder)}")
-    if id_or_folder in DEMOS:
-        from . import checksums
-
-        inside = checksums.DEMO / DEMOS[str(id_or_folder)]
-        checksums.check(inside)
-        return inside
-    folder = Path(id_or_folder)
-    if os.path.isdir(folder):  # Path's own raises for a name that is too long for the system
-        return folder
-    if "/" in str(id_or_folder) and not os.path.exists(folder):
-        from . import hub  # only where no folder was named
-
-        if hub.is_id(id_or_folder):
-            where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only}
-            return hub.locate(str(id_or_folder), **where, need=need)
-    found = "a file; name the folder that holds it" if os.path.isfile(folder) else "no such folder"
-    raise WeightsError(
-        f"checkpoint {show(folder)}: wanted an existing folder, an id on the Hub or {known}, found {found}"
-    )
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, Stored]:
@@ -199,42 +169,87 @@ def read_file(path: Path) -> dict[str, Stored]:
         return {name: Stored(part.dtype, part.array, name) for name, part in pickles.read_archive(path).items()}
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            slots, start = read_header(file, size, show(path))
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ)
+            header, start = read_header(file, path)
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        tensors = {}
+        for name, (code, shape, begin) in header.items():
+            flat = np.frombuffer(mapped, DTYPES[code], math.prod(shape), start + begin)
+            tensors[name] = Stored(code, flat.reshape(shape), name)
+        return tensors
     except WeightsError:
         raise
-    except (OSError, ValueError) as problem:  # ValueError: the file shrank between the two looks at it
+    except SafetensorError as problem:
+        reason = str(problem).removeprefix("Error while deserializing header: ")
+        advice = "it is cut short or damaged, fetch it again"
+        raise WeightsError(f"{show(path)}: wanted a safetensors file, found {show(reason)}; {advice}") from None
+    except (OSError, ValueError) as problem:  # ValueError: the file shrank between two looks at it
         raise WeightsError(f"{show(path)}: wanted a readable file, found {problem}") from None
-    tensors = {}
-    for slot in slots:
-        flat = np.frombuffer(mapped, DTYPES[slot.dtype], math.prod(slot.shape), start + slot.begin)
-        tensors[slot.name] = Stored(slot.dtype, flat.reshape(slot.shape), slot.name)
-    return tensors
+
+
+def read_header(file: BinaryIO, path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int]], int]:
+    """{name: dtype, shape, first byte} of a safetensors file, and where those bytes are counted from.
+
+    A file is eight bytes (the header's length N, little endian), N bytes of JSON and the tensors' bytes:
+
+        {"name": {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..., "__metadata__": {"format": "pt"}}
+
+    The library checks the header against the file. It is read here once more because the library copies what it hands
+    out and has no bfloat16 for NumPy, where we map; and because it takes names twice and shapes of any size.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_JSON:
+        found = f"one that claims {length}"
+        raise WeightsError(f"{show(path)}: wanted a header of at most {MOST_JSON} bytes, found {found}")
+    with safe_open(path, framework="np"):
+        pass
+    entries = parse_json(file.read(length), show(path), WeightsError)
+    entries.pop("__metadata__", None)
+    for name, entry in entries.items():
+        code, shape = entry["dtype"], entry["shape"]
+        if not name.isprintable():
+            raise WeightsError(f"{show(path)}: wanted printable names, found a tensor called {show(name)}")
+        if code not in DTYPES:
+            advice = "; convert 8-bit floats to bfloat16 first" if code.startswith("F8") else ""
+            wanted = f"wanted a dtype among {' '.join(DTYPES)}, found {show(code)}{advice}"
+            raise WeightsError(f"{show(path)}: tensor {show(name)}: {wanted}")
+        if len(shape) > MOST_AXES or math.prod(max(n, 1) for n in shape) >= MOST_ELEMENTS:
+            wanted = f"wanted a shape of fewer than 2**40 elements, found {show(shape)}"
+            raise WeightsError(f"{show(path)}: tensor {show(name)}: {wanted}")
+    slots = {name: (one["dtype"], tuple(one["shape"]), one["data_offsets"][0]) for name, one in entries.items()}
+    return slots, 8 + length
 
 
 def save(folder: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], dtype: str = "float32") -> None:
-    """Write `model.safetensors`, whole or not at all: floating arrays as `dtype`, whole numbers as they are.
+    """Write `model.safetensors` by the library, whole or not at all: floating arrays as `dtype`, whole numbers as they
+    are.
 
     float16 and bfloat16 round to nearest, ties to even; a finite value beyond their range is a WeightsError.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype: wanted one of {', '.join(FLOATS)}, found {show(dtype)}")
     codes = {name: code_of(name, array, FLOATS[dtype]) for name, array in tensors.items()}
-    # Wide elements first: every tensor then starts at a multiple of its own width.
-    order = sorted(codes, key=lambda name: (-np.dtype(DTYPES[codes[name]]).itemsize, name))
+    stored = {name: converted(name, tensors[name], code, dtype) for name, code in codes.items()}
+    specs = {name: spec(codes[name], tensors[name].shape, array) for name, array in stored.items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
     with replacing(Path(folder) / SINGLE) as file:
-        file.write(write_header((name, codes[name], tensors[name].shape) for name in order))
-        for name in order:
-            flat = tensors[name].reshape(-1)
-            for start in range(0, flat.size, BLOCK):
-                block = flat[start : start + BLOCK]
-                stored = convert(block, codes[name])
-                if (finite(block) & ~finite(stored, codes[name])).any():
-                    largest = show(float(np.abs(block[np.isfinite(block)]).max()))
-                    raise WeightsError(f"tensor {show(name)}: wanted values that {dtype} can hold, found {largest}")
-                file.write(stored.data)
+        serialize_file(specs, file.name, {"format": "pt"})
+
+
+def spec(code: str, shape: tuple[int, ...], array: np.ndarray) -> TensorSpec:
+    """What the library writes of an array, whose memory it reads where it lies."""
+    data = {"data_ptr": array.ctypes.data, "data_len": math.prod(shape) * array.itemsize}
+    return TensorSpec(dtype=NAMES[code], shape=list(shape), **data)
+
+
+def converted(name: str, array: np.ndarray, code: str, dtype: str) -> np.ndarray:
+    """An array as the file holds it, all of it finite that was. Nothing is copied that is stored as it is."""
+    stored = convert(np.ascontiguousarray(array).reshape(-1), code)
+    for start in range(0, stored.size, BLOCK):
+        block = array.reshape(-1)[start : start + BLOCK]
+        if (finite(block) & ~finite(stored[start : start + BLOCK], code)).any():
+            largest = show(float(np.abs(block[np.isfinite(block)]).max()))
+            raise WeightsError(f"tensor {show(name)}: wanted values that {dtype} can hold, found {largest}")
+    return stored
 
 
 def code_of(name: str, array: np.ndarray, floats: str) -> str:
@@ -253,7 +268,7 @@ def convert(block: np.ndarray, code: str) -> np.ndarray:
     """A flat array in the form in which the file holds it."""
     with np.errstate(over="ignore"):
         if code != "BF16":
-            return block.astype(DTYPES[code])
+            return block.astype(DTYPES[code], copy=False)
         bits = block.astype(np.float32).view(np.uint32)
     # Adding just under half of the last kept bit, and one more if that bit is odd, makes the cut round to even.
     rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16

@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..disk import show
+from ..disk import MOST_AXES, MOST_ELEMENTS, show
 from ..errors import WeightsError
-from .header import DTYPES, MOST_AXES, MOST_ELEMENTS, are_sizes
 
-KINDS = {
-    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
-    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8", "ByteStorage": "U8",
-    "BoolStorage": "BOOL",
+KINDS = {  # torch's storages: safetensors' name of their dtype, and NumPy's (bfloat16's bits travel as uint16)
+    "DoubleStorage": ("F64", "<f8"), "FloatStorage": ("F32", "<f4"), "HalfStorage": ("F16", "<f2"),
+    "BFloat16Storage": ("BF16", "<u2"), "LongStorage": ("I64", "<i8"), "IntStorage": ("I32", "<i4"),
+    "ShortStorage": ("I16", "<i2"), "CharStorage": ("I8", "|i1"), "ByteStorage": ("U8", "|u1"),
+    "BoolStorage": ("BOOL", "|b1"),
 }  # fmt: skip
 MOST_PROGRAM = 2**21  # bytes of data.pkl; a tensor takes about 150, and each byte can cost a hundred in memory
 INSTRUCTIONS = frozenset(
@@ -44,9 +44,10 @@ NEW_NAMES = b"ccollections\nOrderedDict\n)R"  # find the name, call it with noth
 
 
 class Kind(NamedTuple):
-    """What a torch.FloatStorage and its like stand for: the dtype of a storage's elements."""
+    """What a torch.FloatStorage and its like stand for: the dtype of a storage's elements, and NumPy's for them."""
 
     dtype: str
+    numpy: str
 
 
 class Part(NamedTuple):
@@ -167,7 +168,7 @@ def _read_through(program: bytes, where: str) -> bytes:
 def _known(module: str, name: str, where: str) -> Any:
     """What one of the names that a checkpoint needs stands for."""
     if module == "torch" and name in KINDS:
-        return Kind(KINDS[name])
+        return Kind(*KINDS[name])
     if (module, name) not in STAND_INS:
         called = show(f"{module}.{name}")
         advice = "load it in transformers, if you trust it, then save_pretrained(folder, safe_serialization=True)"
@@ -192,8 +193,7 @@ class _Reader(pickle.Unpickler):
         data = self._storage(key) if isinstance(key, str) else None
         if what != "storage" or not isinstance(kind, Kind) or data is None:
             raise WeightsError(f"{self._where}: wanted a storage of the archive, found {show(pid)}")
-        width = np.dtype(DTYPES[kind.dtype]).itemsize
-        return Part(kind.dtype, np.frombuffer(data, DTYPES[kind.dtype], len(data) // width))
+        return Part(kind.dtype, np.frombuffer(data, kind.numpy, len(data) // np.dtype(kind.numpy).itemsize))
 
 
 def _tensor(storage: Part, offset: int, size: tuple, stride: tuple, *_: Any) -> Part:
@@ -219,3 +219,8 @@ STAND_INS: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
 }
+
+
+def are_sizes(value: Any) -> bool:
+    """Whether this is a list of whole numbers from 0 to 2**63 (true and false do not count as numbers)."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**63 for n in value)

@@ -34,7 +34,7 @@ from minivl.config.blip2 import Blip2Config
 from minivl.errors import ConfigError, ImageError, InputError, MinivlError, Note, TokenizerError, WeightsError
 from minivl.processors.image_processor import BlipImageProcessor, open_picture
 from minivl.processors.tokenizer import Tokenizer
-from minivl.weights import files
+from minivl.weights import files, places
 
 CIRCLE = Path("tutorials/pictures/red_circle.png")
 WATCHMAN = fuzz.Watchman()
@@ -50,7 +50,7 @@ def demo():
 def copy(folder, **changes):
     """The tiny model in a folder of its own, after `changes` to its configuration ("text_config.vocab_size": 3)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for path in files.find("demo").iterdir():
+    for path in places.find("demo").iterdir():
         if not (folder / path.name).exists():
             shutil.copy(path, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -224,21 +224,21 @@ ROWS = [
         "bytes behind the last tensor",
         weights(pack({"a": entry()}, EIGHT + b"x")),
         WeightsError,
-        ("1 more",),
+        ("not fully covered", "damaged"),
     ),
     Row(
         "weights",
         "a hole",
         weights(pack({"a": entry(), "b": entry(offsets=(12, 20))}, bytes(20))),
         WeightsError,
-        ("'b'", "hole"),
+        ("invalid offset for tensor `b`",),
     ),
     Row(
         "weights",
         "an overlap",
         weights(pack({"a": entry(), "b": entry(offsets=(4, 12))}, bytes(12))),
         WeightsError,
-        ("'b'", "overlap"),
+        ("invalid offset for tensor `b`",),
     ),
     Row(
         "weights",
@@ -256,7 +256,7 @@ ROWS = [
         "2^40 elements",
         weights(pack({"a": entry(shape=(2**40,), offsets=(0, 2**42))}, EIGHT)),
         WeightsError,
-        ("'a'", "2**40"),
+        ("not fully covered", "damaged"),
     ),
     Row(
         "weights",
@@ -534,7 +534,7 @@ def sparse(folder, size):
 @pytest.mark.parametrize(
     "make, words",
     [
-        (weights(pack({"a": entry(shape=(2**40,), offsets=(0, 2**42))}, EIGHT)), "2**40"),
+        (weights(pack({"a": entry(shape=(2**40,), offsets=(0, 2**42))}, EIGHT)), "damaged"),
         (weights(pack({"a": entry(shape=(2**39,), offsets=(0, 2**41))}, EIGHT)), "cut short"),
         (lambda folder: sparse(folder, 2**39), "unexpected: a"),  # it is all there, and mapped, and not read
         (
@@ -694,7 +694,7 @@ CONTROL = "</s> a <pad></s>x<mask>"
 
 
 def test_what_a_person_types_never_becomes_a_control_token_unless_asked(demo):
-    tokenizer = Tokenizer.from_pretrained(files.find("demo"), "opt")
+    tokenizer = Tokenizer.from_pretrained(places.find("demo"), "opt")
     specials = {token.content: i for i, token in tokenizer.backend.get_added_tokens_decoder().items() if token.special}
     assert {"</s>", "<pad>"} <= specials.keys()
     asked = tokenizer(CONTROL)["input_ids"]
@@ -810,7 +810,7 @@ def test_a_key_that_asks_for_code_is_dropped_and_nothing_runs(key, tmp_path):
 def test_a_head_that_no_file_holds_answers_nothing(tmp_path, capsys):
     """In Python a fresh head is made, with a warning, to be trained; the command line has no use for one."""
     folder = tmp_path / "model"
-    shutil.copytree(files.find("demo-bridgetower"), folder)
+    shutil.copytree(places.find("demo-bridgetower"), folder)
     found = {name: array for name, array in tensors(folder).items() if not name.startswith("itm_score")}
     files.save(folder, found)
     assert main(["match", str(CIRCLE), "a red circle", "--model", str(folder)]) == 1
@@ -820,7 +820,7 @@ def test_a_head_that_no_file_holds_answers_nothing(tmp_path, capsys):
 
 def test_scores_that_are_no_numbers_are_no_answer(tmp_path, capsys):
     folder = tmp_path / "model"
-    shutil.copytree(files.find("demo-bridgetower"), folder)
+    shutil.copytree(places.find("demo-bridgetower"), folder)
     found = tensors(folder)
     for name in found:
         if name.startswith("itm_score") or name.startswith("mlm_score") and name.endswith("weight"):

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from minivl.demo import evaluate, pool, questions, samples, vocabulary, world
-from minivl.weights import files
+from minivl.weights import places
 
-FOLDER = files.find("demo")
+FOLDER = places.find("demo")
 PICTURES = Path(__file__).parents[2] / "tutorials" / "pictures"
 
 

@@ -12,7 +12,7 @@ from minivl.demo import pool, statement_pool, statements, world
 from minivl.demo.evaluate import BEGIN
 from minivl.demo.evaluate import END as STOP
 from minivl.demo.statement_pool import END, LONGEST, MASK, PAD
-from minivl.weights.files import find
+from minivl.weights.places import find
 
 
 def some_scenes(count, split="test", seed=7):

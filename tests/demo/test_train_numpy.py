@@ -41,7 +41,7 @@ def test_hidden_words():
 
 @pytest.mark.parametrize("name", train_numpy.STUDENTS)
 def test_it_learns_and_every_weight_moves(name, capsys):
-    student = train_numpy.STUDENTS[name](train_numpy.files.find(train_numpy.FOLDERS[name]), seed=1)
+    student = train_numpy.STUDENTS[name](train_numpy.places.find(train_numpy.FOLDERS[name]), seed=1)
     flat: list = []
     tree.map_leaves(flat.append, student.params)
     before = [leaf.value for leaf in flat]

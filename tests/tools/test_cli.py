@@ -18,7 +18,7 @@ from minivl.api import bridgetower
 from minivl.cli import main
 from minivl.demo import statement_pool
 from minivl.processors.bridgetower import BridgeTowerImageProcessor
-from minivl.weights.files import find
+from minivl.weights.places import find
 
 PICTURES = Path("tutorials/pictures")
 CIRCLE = PICTURES / "red_circle.png"

@@ -9,7 +9,7 @@ from test_cli import CIRCLE, PICTURES, run
 from minivl import Blip2ForConditionalGeneration, Blip2Processor, cli, prompts
 from minivl.errors import InputError
 from minivl.generate import Settings
-from minivl.weights.files import find
+from minivl.weights.places import find
 
 
 @pytest.fixture(scope="module")

@@ -23,10 +23,10 @@ from minivl.config.blip2 import Blip2Config, T5Config
 from minivl.demo import world
 from minivl.errors import ImageError, InputError, WeightsError
 from minivl.tools.finetune import examples, training
-from minivl.weights import files, tree
+from minivl.weights import files, places, tree
 
 ROOT = Path(__file__).parents[2]
-DEMO = files.find("demo")
+DEMO = places.find("demo")
 FEW = ("--epochs", "2", "--batch", "4", "--rate", "2e-3", "--device", "cpu", "--checkpoint", "0")  # 8 texts: 4 steps
 
 

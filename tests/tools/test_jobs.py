@@ -300,7 +300,7 @@ def test_with_other_settings_it_does_not_go_on(tmp_path, capsys, loaded, options
 
 
 def test_with_another_checkpoint_it_does_not_go_on(tmp_path, capsys, loaded):
-    from minivl.weights.files import find
+    from minivl.weights.places import find
 
     model = Path(shutil.copytree(find("demo"), tmp_path / "model"))
     out = begun(tmp_path, "--model", model)

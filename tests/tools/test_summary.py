@@ -15,7 +15,7 @@ from minivl import Blip2Config, Blip2ForConditionalGeneration, BridgeTowerForMas
 from minivl.cli import main
 from minivl.errors import ConfigError, WeightsError
 from minivl.tools import summary
-from minivl.weights import files
+from minivl.weights import files, places
 
 MODES = {
     "float32": {},
@@ -42,7 +42,7 @@ def test_parts_of_blip2(name):
 def test_parts_of_bridgetower(tmp_path):
     parts = summary.inspect("demo-bridgetower")["parts"]
     assert list(parts) == ["text", "vision", "cross-modal layers", "head mlm", "head itm", "head itc"]
-    tensors = files.read(files.find("demo-bridgetower"))
+    tensors = files.read(places.find("demo-bridgetower"))
     assert sum(part["parameters"] for part in parts.values()) == sum(t.array.size for t in tensors.values())
     BridgeTowerForMaskedLM.from_pretrained("demo-bridgetower").save_pretrained(tmp_path, dtype="bfloat16")
     with warnings.catch_warnings():
@@ -72,19 +72,19 @@ def test_a_checkpoint_of_which_only_the_small_files_are_there(name, tmp_path, mo
     folder.mkdir(parents=True)
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(commit)
-    shutil.copy(files.find(name) / "config.json", folder)
+    shutil.copy(places.find(name) / "config.json", folder)
     (folder / "tokenizer.json").write_text("{}")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     found, whole = summary.inspect("some/model"), summary.inspect(name)
     assert found["peak"] == whole["peak"]
     assert all(part["bytes"] == {} for part in found["parts"].values())
-    shutil.copy(files.find(name) / "model.safetensors", folder)
+    shutil.copy(places.find(name) / "model.safetensors", folder)
     assert summary.inspect("some/model")["parts"] == whole["parts"]
 
 
 def test_what_is_no_checkpoint(tmp_path):
-    shutil.copytree(files.find("demo"), tmp_path / "model")
+    shutil.copytree(places.find("demo"), tmp_path / "model")
     config = tmp_path / "model" / "config.json"
     values = json.loads(config.read_text())
     values["vision_config"]["hidden_size"] *= 2
@@ -95,7 +95,7 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(ConfigError, match="wanted \"blip-2\", found 'clip'"):
         summary.inspect(str(tmp_path / "model"))
     (tmp_path / "model" / "model.safetensors").unlink()
-    config.write_text((files.find("demo") / "config.json").read_text())
+    config.write_text((places.find("demo") / "config.json").read_text())
     with pytest.raises(WeightsError, match="wanted model.safetensors"):
         summary.inspect(str(tmp_path / "model"))
 

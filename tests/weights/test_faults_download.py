@@ -18,11 +18,11 @@ import pytest
 
 from minivl import Blip2ForConditionalGeneration
 from minivl.errors import WeightsError
-from minivl.weights import files
+from minivl.weights import places
 
 pytest.importorskip("huggingface_hub")
 ID, COMMIT = "someone/tiny", "c" * 40
-FILES = {path.name: path.read_bytes() for path in sorted(files.find("demo").iterdir())}
+FILES = {path.name: path.read_bytes() for path in sorted(places.find("demo").iterdir())}
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -9,7 +9,7 @@ import pytest
 
 import minivl
 from minivl.errors import WeightsError
-from minivl.weights import files, hub
+from minivl.weights import hub, places
 
 ID = "someone/tiny-blip2"
 COMMIT, NEWER = "a" * 40, "b" * 40
@@ -53,7 +53,7 @@ def fill(cache, commit=COMMIT, revision="main", name=ID, without=()):
     for folder in (snapshot, home / "blobs", (home / "refs" / revision).parent):
         folder.mkdir(parents=True, exist_ok=True)
     (home / "refs" / revision).write_text(commit)
-    for number, file in enumerate(sorted(files.find("demo").iterdir())):
+    for number, file in enumerate(sorted(places.find("demo").iterdir())):
         if file.name not in without:
             blob = home / "blobs" / f"{number:064x}"
             shutil.copyfile(file, blob)
@@ -64,7 +64,7 @@ def fill(cache, commit=COMMIT, revision="main", name=ID, without=()):
 
 def refused(*words, **how):
     with pytest.raises(WeightsError) as raised:
-        files.find(how.pop("name", ID), **how)
+        places.find(how.pop("name", ID), **how)
     message = str(raised.value)
     assert "\n" not in message and all(str(word) in message for word in words), message
 
@@ -89,7 +89,7 @@ def test_where_the_cache_is(cache, tmp_path, monkeypatch, variables, place):
         monkeypatch.setenv(name, folder and str(tmp_path / folder))
     assert hub.default_cache() == tmp_path / place
     snapshot = fill(tmp_path / "own")
-    assert files.find(ID, cache_dir=tmp_path / "own") == snapshot
+    assert places.find(ID, cache_dir=tmp_path / "own") == snapshot
 
 
 def test_without_any_variable_it_is_in_the_home_folder(cache, monkeypatch):
@@ -99,15 +99,15 @@ def test_without_any_variable_it_is_in_the_home_folder(cache, monkeypatch):
 
 def test_revisions(cache):
     old, new = fill(cache), fill(cache, NEWER, "experiments/two")
-    assert files.find(ID) == old == files.find(ID, revision="main") == files.find(ID, revision=COMMIT)
-    assert files.find(ID, revision="experiments/two") == new == files.find(ID, revision=NEWER)
+    assert places.find(ID) == old == places.find(ID, revision="main") == places.find(ID, revision=COMMIT)
+    assert places.find(ID, revision="experiments/two") == new == places.find(ID, revision=NEWER)
 
 
 def test_a_folder_of_that_name_comes_first(cache, tmp_path, monkeypatch):
     fill(cache)
     monkeypatch.chdir(tmp_path)
     Path(ID).mkdir(parents=True)
-    assert files.find(ID) == Path(ID)
+    assert places.find(ID) == Path(ID)
 
 
 @pytest.mark.parametrize("ref", ["../../../etc", "x" * 40, "", "A" * 40])
@@ -123,7 +123,7 @@ def test_odd_revisions_lead_nowhere(cache, revision, client):
     if revision:
         refused("revision", revision=revision)
     else:
-        assert files.find(ID, revision=revision) == files.find(ID)
+        assert places.find(ID, revision=revision) == places.find(ID)
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../b", "a/b/c", "/abs/olute", "a--b/c", "a/b\n", "-a/b", "a//b"])
@@ -146,7 +146,7 @@ def test_the_older_switch_counts_where_the_newer_is_unset(cache, client, monkeyp
     assert not client.asked
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     client.repository = ["config.json", "model.safetensors"]
-    files.find(ID)
+    places.find(ID)
     assert client.asked
 
 
@@ -159,7 +159,7 @@ def test_a_cache_is_named_as_a_shell_would_name_it(cache, tmp_path, monkeypatch)
     monkeypatch.setenv("HF_HUB_CACHE", "~nobody-at-all/hub")
     assert hub.default_cache() == Path("~nobody-at-all/hub")
     snapshot = fill(tmp_path / "own")
-    assert files.find(ID, cache_dir="~/own") == snapshot
+    assert places.find(ID, cache_dir="~/own") == snapshot
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" + "x" * 5000, ""], ids=["long", "long id", "empty"])
@@ -171,7 +171,7 @@ def test_local_files_only(cache, client):
     refused(cache, "local_files_only", local_files_only=True)
     fill(cache, without=["model.safetensors"])
     refused("only part of it", local_files_only=True)
-    assert files.find(ID, local_files_only=True, need=hub.TEXTS)
+    assert places.find(ID, local_files_only=True, need=hub.TEXTS)
 
 
 def test_a_configuration_needs_no_tokenizer(cache, client):
@@ -185,7 +185,7 @@ def test_a_shard_that_is_missing_is_fetched(cache, client):
     (snapshot / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": "model-1.safetensors"}}))
     refused("only part of it", local_files_only=True)
     (snapshot / "model-1.safetensors").write_text("")
-    assert files.find(ID, local_files_only=True) == snapshot
+    assert places.find(ID, local_files_only=True) == snapshot
 
 
 SMALL = list(hub.SMALL)
@@ -199,9 +199,9 @@ SMALL = list(hub.SMALL)
 )  # fmt: skip
 def test_a_download_takes_safetensors_or_pickles_and_never_both(cache, client, repository, wanted):
     client.repository = ["config.json", *repository]
-    snapshot = files.find(ID, revision="v1")
+    snapshot = places.find(ID, revision="v1")
     assert client.asked == [(ID, "v1", cache, [*SMALL, wanted])] and (snapshot / "config.json").exists()
-    assert files.find(ID) == snapshot and len(client.asked) == 1
+    assert places.find(ID) == snapshot and len(client.asked) == 1
 
 
 def test_a_processor_downloads_no_weights(cache, client):

@@ -15,7 +15,7 @@ from ...api.blip2 import Blip2ForConditionalGeneration
 from ...api.bridgetower import BridgeTowerForImageAndTextRetrieval
 from ...processors.blip2 import Blip2Processor
 from ...processors.bridgetower import BridgeTowerProcessor
-from ...weights import files
+from ...weights import places
 from . import others
 from .clock import Side, measure
 from .rows import Plan
@@ -40,7 +40,7 @@ def rows(plan: Plan) -> Iterator[dict[str, Any]]:
 def write(name: str, model: Any, folder: str) -> None:
     """One of our models and its small files, as transformers reads them."""
     model.save_pretrained(folder)
-    for file in files.find(name).iterdir():
+    for file in places.find(name).iterdir():
         if file.suffix == ".json" and not (Path(folder) / file.name).exists():
             shutil.copy(file, folder)
 

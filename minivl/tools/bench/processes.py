@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import serialize_file
 
 from ...api.blip2 import Blip2ForConditionalGeneration
 from ...config.blip2 import Blip2Config
 from ...errors import MinivlError
-from ...weights import files, header, names, tree
+from ...weights import files, names, tree
 from .clock import PAUSE, TOLERANCES, Side, agree, measure
 from .machine import free_memory
 from .rows import BASE, Plan, blip2_opt, of_4_gb
@@ -162,7 +163,8 @@ def large(plan: Plan) -> Iterator[dict[str, Any]]:
 @contextmanager
 def folder_of(plan: Plan, name: str, config: Blip2Config, code: str) -> Iterator[Path]:
     """A checkpoint with random weights; kept if the plan names a folder, and used again if it fits."""
-    needed = sum(header.nbytes(code, entry.shape) for entry in names.blip2(config) if isinstance(entry, tree.Entry))
+    numbers = sum(math.prod(entry.shape) for entry in names.blip2(config) if isinstance(entry, tree.Entry))
+    needed = numbers * np.dtype(files.DTYPES[code]).itemsize
     home = Path(plan.folder) if plan.folder else Path(tempfile.mkdtemp(prefix="minivl-bench-"))
     try:
         folder = home / f"{name}-{config.text_config.num_hidden_layers}"
@@ -182,12 +184,9 @@ def write(folder: Path, config: Blip2Config, code: str) -> None:
     """Config and weights, each tensor a stretch of the same noise: quick to write, random enough for a clock."""
     config.save_pretrained(folder)
     entries = [entry for entry in names.blip2(config) if isinstance(entry, tree.Entry)]
-    ones = files.convert(np.ones(1 << 16, np.float32), code)
-    with (folder / "model.part").open("wb") as file:
-        file.write(header.write_header((entry.hub, code, entry.shape) for entry in entries))
-        for entry in entries:
-            left, source = math.prod(entry.shape), ones if entry.init == 1.0 else noise(code)
-            while left:
-                file.write(source[:left].data)
-                left -= min(left, len(source))
+    most = max(math.prod(entry.shape) for entry in entries)
+    ones = files.convert(np.ones(most, np.float32), code)
+    random = np.resize(noise(code), most)
+    specs = {e.hub: files.spec(code, e.shape, ones if e.init == 1.0 else random) for e in entries}
+    serialize_file(specs, folder / "model.part", {"format": "pt"})
     (folder / "model.part").rename(folder / files.SINGLE)

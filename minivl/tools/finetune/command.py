@@ -54,12 +54,12 @@ def run(arguments: argparse.Namespace) -> int:
         ) from None
     from ...api.blip2 import Blip2ForConditionalGeneration
     from ...processors.blip2 import Blip2Processor
-    from ...weights import files
+    from ...weights import places
     from . import examples
 
     checkpoint = arguments.out / training.CHECKPOINT
     _check_out(arguments.out, checkpoint, arguments.resume)
-    where = files.find(arguments.model)
+    where = places.find(arguments.model)
     texts = arguments.texts or arguments.pictures / METADATA
     processor = Blip2Processor.from_pretrained(where)
     config: Any = Blip2ForConditionalGeneration.config_class.from_pretrained(where)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ... import __version__, commands, console
 from ...pipelines import WEIGHTS, ImageTextMatching, ImageToText, TextWork
-from ...weights.files import find
+from ...weights.places import find
 from . import flow, items
 from .items import Item, Items
 from .progress import Progress

@@ -14,7 +14,6 @@ from typing import Any
 from ... import __version__
 from ...api.pretrained import Pretrained
 from ...errors import InputError, OpsError
-from ...weights import files
 from . import families, sides, theirs
 from .diagnosis import diagnose
 from .flow import compare
@@ -87,7 +86,7 @@ def _families(a: Any, b: Any, places: tuple[Any, Any]) -> list[type[Pretrained]]
             return [type(side)]
         if not isinstance(side, str):
             return [Theirs(side, "").family]
-    held: list[list[type[Pretrained]]] = [families.held(files.find(place)) for place in places]
+    held: list[list[type[Pretrained]]] = [families.held(places.find(place)) for place in places]
     both = [family for family in held[0] if family in held[1]]
     if not both:
         names = [family.__name__ for one in held for family in one]

@@ -13,7 +13,7 @@ from ...api.blip2 import Blip2ForConditionalGeneration
 from ...api.pretrained import Pretrained
 from ...errors import InputError, OpsError
 from ...tracing import Item, hub_modules
-from ...weights import files, tree
+from ...weights import files, places, tree
 from . import families
 from .float64 import FLOAT64
 from .ours import Emit, Ours, emit_results, eps_of
@@ -39,7 +39,7 @@ def load(folder: Any, family: type[Pretrained], settings: Mapping[str, Any], dty
     transformers = package()
     import torch
 
-    path, how = files.find(folder), {}
+    path, how = places.find(folder), {}
     if settings:
         how["config"] = transformers.AutoConfig.from_pretrained(path)
         for name, value in consequences(family.config_class.from_pretrained(path), settings).items():
