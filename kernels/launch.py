@@ -61,7 +61,8 @@ if INTERPRETED:
 
     interpreter_math.install()
 
-__all__ = ["INTERPRETED", "HostArray", "arrays", "empty", "name_of", "tl", "triton"]
+__all__ = ["INTERPRETED", "Array", "HostArray", "arrays", "empty", "name_of", "tl", "triton"]
+Array = Any  # a torch tensor or a HostArray, which is what `arrays` turns a NumPy array into
 
 
 class HostArray:

@@ -9,19 +9,14 @@ ops/triton.py comes here only with a tensor that requires a gradient. Gradients 
 
 from __future__ import annotations
 
-from functools import partial, wraps
+from functools import wraps
 
 import torch
 from torch.autograd import Function
 
 from ..errors import OpsError
 from ..kernels.activations import gelu as gelu_kernel
-from ..kernels.activations import gelu_tanh as gelu_tanh_kernel
-from ..kernels.activations import quick_gelu as quick_gelu_kernel
-from ..kernels.activations import relu as relu_kernel
-from ..kernels.activations import silu as silu_kernel
-from ..kernels.activations import tanh as tanh_kernel
-from ..kernels.activations_backward import (
+from ..kernels.activations import (
     gelu_backward,
     gelu_tanh_backward,
     quick_gelu_backward,
@@ -29,22 +24,27 @@ from ..kernels.activations_backward import (
     silu_backward,
     tanh_backward,
 )
+from ..kernels.activations import gelu_tanh as gelu_tanh_kernel
+from ..kernels.activations import quick_gelu as quick_gelu_kernel
+from ..kernels.activations import relu as relu_kernel
+from ..kernels.activations import silu as silu_kernel
+from ..kernels.activations import tanh as tanh_kernel
 from ..kernels.attention import attention as attention_kernel
 from ..kernels.attention_backward import attention_backward
 from ..kernels.cross_entropy import cross_entropy as cross_entropy_kernel
-from ..kernels.cross_entropy_backward import cross_entropy_backward, cross_entropy_backward_in_place
+from ..kernels.cross_entropy import cross_entropy_backward, cross_entropy_backward_in_place
 from ..kernels.embeddings import embed as embed_kernel
-from ..kernels.embeddings_backward import embed_backward
+from ..kernels.embeddings import embed_backward
 from ..kernels.layer_norm import add_layer_norm as add_layer_norm_kernel
+from ..kernels.layer_norm import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
 from ..kernels.layer_norm import layer_norm as layer_norm_kernel
 from ..kernels.layer_norm import rms_norm as rms_norm_kernel
-from ..kernels.layer_norm_backward import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
 from ..kernels.linear import linear as linear_kernel
-from ..kernels.linear_backward import linear_act_backward, linear_backward
+from ..kernels.linear import linear_backward
 from ..kernels.patches import patch_embed as patch_embed_kernel
-from ..kernels.patches_backward import patch_embed_backward
-from ..kernels.softmax_backward import softmax_backward
-from ..kernels.softmax_rows import softmax as softmax_kernel
+from ..kernels.patches import patch_embed_backward
+from ..kernels.softmax import softmax as softmax_kernel
+from ..kernels.softmax import softmax_backward
 
 
 def once(backward):
@@ -63,22 +63,18 @@ def once(backward):
 
 
 class Linear(Function):
-    """act(x wᵀ + b) + residual; act and residual may be None."""
+    """act(x wᵀ + b); act may be None."""
 
     @staticmethod
-    def forward(ctx, x, w, b, act, residual):
+    def forward(ctx, x, w, b, act):
         ctx.save_for_backward(x, w, b)
         ctx.act = act
-        return linear_kernel(x, w, b, act, residual)
+        return linear_kernel(x, w, b, act)
 
     @staticmethod
     @once
     def backward(ctx, dout):
-        run = linear_backward if ctx.act is None else partial(linear_act_backward, act=ctx.act)
-        grads = (None,) * 3
-        if any(ctx.needs_input_grad[:3]):
-            grads = run(dout, *ctx.saved_tensors, wanted=ctx.needs_input_grad[:3])
-        return *grads, None, dout if ctx.needs_input_grad[4] else None
+        return *linear_backward(dout, *ctx.saved_tensors, ctx.act, wanted=ctx.needs_input_grad[:3]), None
 
 
 class LayerNorm(Function):
@@ -134,7 +130,8 @@ class Attention(Function):
     @once
     def backward(ctx, dout):
         q, k, v, mask, bias, out, lse = ctx.saved_tensors
-        more = dict(mask=mask, bias=bias, out=out, lse=lse, bias_wanted=ctx.needs_input_grad[4])
+        to_q, to_k, to_v, _, to_bias, *_ = ctx.needs_input_grad
+        more = dict(mask=mask, bias=bias, out=out, lse=lse, wanted=(to_q, to_k, to_v, to_bias))
         dq, dk, dv, dbias = attention_backward(dout, q, k, v, **more, **ctx.how)
         return dq, dk, dv, None, dbias, None, None
 
@@ -208,8 +205,8 @@ class CrossEntropy(Function):
         return dlogits, None, None, None
 
 
-def linear(x, w, b=None, act=None, residual=None):
-    return Linear.apply(x, w, b, act, residual)
+def linear(x, w, b=None, act=None):
+    return Linear.apply(x, w, b, act)
 
 
 def layer_norm(x, w, b, eps):

@@ -24,7 +24,7 @@ from ..kernels.launch import INTERPRETED, arrays, check_place
 from ..kernels.layer_norm import add_layer_norm, layer_norm, rms_norm
 from ..kernels.linear import linear
 from ..kernels.patches import patch_embed
-from ..kernels.softmax_rows import softmax
+from ..kernels.softmax import softmax
 from . import Ops
 from . import autograd as back
 from . import torch as torch_ops
