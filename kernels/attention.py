@@ -53,13 +53,13 @@ def offset_of(strides, b, h, row, UNIT: tl.constexpr):
 
 
 @triton.jit
-def keys_seen(t0, T, S, BT: tl.constexpr, BS: tl.constexpr, CAUSAL: tl.constexpr):
-    """Every query of the block at t0 sees all keys before `whole`, a multiple of BS, and none from `seen` on."""
+def keys_seen(t0, T, S, BT: tl.constexpr, CAUSAL: tl.constexpr):
+    """Every query of the block at t0 sees all keys before the first number, and none from the second on."""
     whole, seen = S, S
     if CAUSAL:
         whole = tl.minimum(S, tl.maximum(t0 + 1 + S - T, 0))
         seen = tl.minimum(S, tl.maximum(t0 + BT + S - T, 0))
-    return whole // BS * BS, seen
+    return whole, seen
 
 
 @triton.jit
@@ -113,7 +113,8 @@ def attention_kernel(
     m = tl.full([BT], float("-inf"), tl.float32)  # (BT,)
     l = tl.zeros([BT], tl.float32)  # (BT,)  # noqa: E741
 
-    whole, seen = keys_seen(t0, T, S, BT, BS, CAUSAL)
+    whole, seen = keys_seen(t0, T, S, BT, CAUSAL)
+    whole = whole // BS * BS  # the blocks of keys that need no mask
     c = scale * LOG2_E if FOLDED else LOG2_E
 
     for edge in tl.static_range(2):  # first the blocks before `whole`, then those at the edge

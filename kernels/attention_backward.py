@@ -214,7 +214,8 @@ def queries_kernel(
     if BIAS is not None:
         BIAS += b * bias_strides[0] + h * bias_strides[1]
 
-    whole, seen = keys_seen(t0, T, S, BT, BS, CAUSAL)
+    whole, seen = keys_seen(t0, T, S, BT, CAUSAL)
+    whole = whole // BS * BS  # the blocks of keys that need no mask
     for edge in tl.static_range(2):  # first the blocks before `whole`, then those at the edge
         for s0 in range(whole if edge else 0, seen if edge else whole, BS):
             s = s0 + tl.arange(0, BS)  # (BS,)

@@ -55,12 +55,13 @@ def row_sums(x_rows, dy_rows, in_rows, C: tl.constexpr, ROWS: tl.constexpr, BLOC
         c = start + tl.arange(0, BLOCK)  # [BLOCK]
         here = in_rows & (c < C)[None, :]  # [ROWS, BLOCK]
         x = tl.load(x_rows + c[None, :], here, float("-inf")).to(tl.float32)  # [ROWS, BLOCK]
-        m_new = tl.maximum(m, tl.max(x, 1))  # [ROWS]
-        base = finite(m_new)  # [ROWS]
-        e, shrink = tl.exp(x - base[:, None]), tl.exp(m - base)  # [ROWS, BLOCK], [ROWS]
-        total = total * shrink + tl.sum(e, 1)
         if dy_rows is not None:
             dy = tl.load(dy_rows + c[None, :], here, 0.0).to(tl.float32)  # [ROWS, BLOCK]
+        m_new = tl.maximum(m, tl.max(x, 1))  # [ROWS]
+        base = finite(m_new)  # [ROWS]
+        shrink, e = tl.exp(m - base), tl.exp(x - base[:, None])  # [ROWS], [ROWS, BLOCK]
+        total = total * shrink + tl.sum(e, 1)
+        if dy_rows is not None:
             u = u * shrink + tl.sum(e * dy, 1)
         m = m_new
     return m, total, u
