@@ -222,7 +222,7 @@ def chip() -> int:
 def attention(
     q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
     scale: float | None = None, with_lse: bool = False, blocks: dict[str, Any] | None = None,
-) -> Array | tuple[Array, Array]:  # fmt: skip
+) -> Any:  # fmt: skip
     """Each query averages the values, weighted by how well it matches their keys.
 
         softmax(q kᵀ · scale + bias) v          scale = 1/√D unless given (T5 gives 1)

@@ -409,7 +409,7 @@ def attention_backward(
             *read, dk, dv, mask, bias, *in_units[:4], in_units[6], *pairs, H, T, S, ROWS, scale, **how, **of_keys
         )
     dbias = empty(tuple(bias.shape), bias) if bias is not None and to_bias else None
-    if dbias is not None and dbias.numel():
+    if bias is not None and dbias is not None and dbias.numel():
         over = [n == 1 for n in (1,) * (4 - len(bias.shape)) + tuple(bias.shape)]  # the axes to sum over
         blocks_of = (B, H, triton.cdiv(T, of_bias["BT"]), triton.cdiv(S, of_bias["BS"]))
         programs = math.prod(1 if summed else n for n, summed in zip(blocks_of, over, strict=True))
@@ -417,8 +417,8 @@ def attention_backward(
             *read, dbias, mask, bias, *in_units[:4], broadcast_strides(dbias, "bias", (B, H, T, S)), *pairs,
             B, H, T, S, ROWS, scale, *over, **how, **of_bias,
         )  # fmt: skip
-    of_keys_wanted = to_k or to_v
-    return dq if to_q else None, dk if of_keys_wanted else None, dv if of_keys_wanted else None, dbias
+    both = (dk, dv) if to_k or to_v else (None, None)
+    return dq if to_q else None, *both, dbias
 
 
 def _tokens_outermost(B: int, H: int, rows: int, D: int, like: Array) -> Array:

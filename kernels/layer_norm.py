@@ -229,7 +229,7 @@ def norm_backward_kernel(
 @arrays
 def layer_norm(
     x: Array, w: Array, b: Array, eps: float, *, with_statistics: bool = False, tile: Tile | None = None
-) -> Array | tuple[Array, ...]:
+) -> Any:
     """Every token shifted to mean 0 and scaled to variance 1, then to the learned scale and shift.
 
     x (..., C)   w, b (C,)   ->   (..., C)
@@ -243,9 +243,7 @@ def layer_norm(
 
 
 @arrays
-def rms_norm(
-    x: Array, w: Array, eps: float, *, with_statistics: bool = False, tile: Tile | None = None
-) -> Array | tuple[Array, ...]:
+def rms_norm(x: Array, w: Array, eps: float, *, with_statistics: bool = False, tile: Tile | None = None) -> Any:
     """Layer norm without mean and shift, as T5 has it.
 
     x (..., C)   w (C,)   ->   (..., C)
@@ -261,7 +259,7 @@ def rms_norm(
 def add_layer_norm(
     x: Array, y: Array, w: Array, b: Array, eps: float, *, with_sum: bool = False, with_statistics: bool = False,
     tile: Tile | None = None,
-) -> Array | tuple[Array, ...]:  # fmt: skip
+) -> Any:  # fmt: skip
     """layer_norm(x + y), the sum never leaving the registers unless asked for; it is normalised before it is rounded.
 
     x, y (..., C)   w, b (C,)   ->   (..., C)

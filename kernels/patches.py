@@ -207,9 +207,9 @@ def patch_embed_backward(
     to_pixels, to_w, to_b = wanted or (True, True, True)
     dpixels = empty(tuple(pixels.shape), pixels) if to_pixels else None
     dw = empty(tuple(w.shape), w) if to_w else None
-    if to_pixels and dpixels.numel() > count * K:
+    if dpixels is not None and dpixels.numel() > count * K:
         zero_kernel[(triton.cdiv(dpixels.numel(), 4096),)](dpixels, dpixels.numel(), BLOCK=4096)
-    if to_pixels and count:
+    if dpixels is not None and count:
         numbers, unit = _strides(dy, dpixels)
         kernel, weights = patch_pixels_kernel, w.reshape(C, K).contiguous()
         kernel[of_patches](dy, weights, dpixels, count, rows, columns, *numbers, UNIT=unit, **sizes)

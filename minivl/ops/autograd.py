@@ -74,7 +74,8 @@ class Linear(Function):
     @staticmethod
     @once
     def backward(ctx, dout):
-        return *linear_backward(dout, *ctx.saved_tensors, ctx.act, wanted=ctx.needs_input_grad[:3]), None
+        x, w, b = ctx.saved_tensors
+        return *linear_backward(dout, x, w, b, ctx.act, wanted=ctx.needs_input_grad[:3]), None
 
 
 class LayerNorm(Function):
@@ -87,7 +88,8 @@ class LayerNorm(Function):
     @staticmethod
     @once
     def backward(ctx, dout):
-        return *layer_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:3]), None
+        x, w, b = ctx.saved_tensors
+        return *layer_norm_backward(dout, x, w, b, ctx.eps, wanted=ctx.needs_input_grad[:3]), None
 
 
 class AddLayerNorm(Function):
@@ -100,7 +102,8 @@ class AddLayerNorm(Function):
     @staticmethod
     @once
     def backward(ctx, dout):
-        return *add_layer_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:4]), None
+        x, y, w, b = ctx.saved_tensors
+        return *add_layer_norm_backward(dout, x, y, w, b, ctx.eps, wanted=ctx.needs_input_grad[:4]), None
 
 
 class RMSNorm(Function):
@@ -113,7 +116,8 @@ class RMSNorm(Function):
     @staticmethod
     @once
     def backward(ctx, dout):
-        return *rms_norm_backward(dout, *ctx.saved_tensors, ctx.eps, wanted=ctx.needs_input_grad[:2]), None
+        x, w = ctx.saved_tensors
+        return *rms_norm_backward(dout, x, w, ctx.eps, wanted=ctx.needs_input_grad[:2]), None
 
 
 class Attention(Function):
