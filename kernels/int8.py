@@ -209,13 +209,9 @@ def quantise_rows(x: Array, threshold: float = 0.0) -> tuple[Array, Array]:
 
 @arrays
 def int8_linear(
-    x: Array,
-    w: Array,
-    scales: Array,
-    b: Array | None = None,
-    threshold: float = 6.0,
+    x: Array, w: Array, scales: Array, b: Array | None = None, threshold: float = 6.0,
     tile: dict[str, Any] | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """x times the transpose of an int8 weight, plus bias, as LLM.int8() computes it.
 
     x (..., C)   w (F, C) int8   scales (F,) float32, each row's absolute maximum   b (F,), of x's dtype   ->   (..., F)
