@@ -1,7 +1,8 @@
 r"""The activation functions, applied to each number on its own, and their derivatives.
 
     function     y                                               dy/dx
-    gelu         x Φ(x) = x/2 · (1 + erf(x/√2))                  Φ(x) + x φ(x),      φ(x) = e^(-x²/2) / √(2π)
+    gelu         x Φ(x) = x/2 · (1 + erf(x/√2))                  Φ(x) + x φ(x)
+                                                                 φ(x) = Φ'(x) = e^(-x²/2) / √(2π)
     gelu_tanh    x/2 · (1 + tanh(u/2))  =  x σ(u)                σ + x σ (1 - σ) u'
                  u = 2√(2/π) · (x + 0.044715 x³)                 u' = 2√(2/π) · (1 + 0.134145 x²)
     quick_gelu   x σ(1.702 x)                                    σ + 1.702 x σ (1 - σ)

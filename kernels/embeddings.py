@@ -1,6 +1,6 @@
 r"""Rows of a table, one for each token, and the gradient of the table.
 
-    y[t]      = table[ids[t]]
+    y[t] = table[ids[t]]
     dtable[v] = Σ dy[t] over the tokens t with ids[t] = v           0 for a row that no token read
 
 In words: each token reads its row of the embedding table; backward, each row collects what its tokens were given.
