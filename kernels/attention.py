@@ -1,9 +1,9 @@
 r"""Attention in one pass over the keys, without the T x S table of scores ever being written to memory.
 
-In words: every query compares itself with every key, the scores become shares that sum to 1, and the query takes
-home the values in those shares. `attention_naive.py` does just that, step by step, and is the file to read first.
-Here the steps run on one block of keys after the other, and the running result is put right whenever a block
-brings a larger score than all before it.
+In words: every query is compared with every key, the scores become shares that sum to 1, and the result is the average
+of the values in those shares. `attention_naive.py` does just that, step by step, and is the file to read first. Here
+the steps run on one block of keys after the other, and the running result is corrected whenever a block brings a
+larger score than all before it. The gradients are computed in attention_backward.py.
 
 Formula, for query t and the keys s that it may see:
 
@@ -28,7 +28,7 @@ lse is all that a backward pass needs to find every share again: exp(score_ts - 
       passed in units of `UNIT` = 8 numbers where they allow it, and 16 bytes travel per load instead of 2.
 
 Bytes: q once, k and v once for every BT queries (mostly from the cache on the chip), o and lse once; never T x S.
-A mask of the keys alone, (B, 1, 1, S), is read as S bytes, and T5's bias as one line of numbers per head.
+A mask of the keys alone, (B, 1, 1, S), is read as S bytes.
 
 Schedule: program (block of BT queries, head, batch row); it walks over S in steps of BS, and while it computes, the
 next blocks of k and v are on their way into shared memory (num_stages).
@@ -37,26 +37,53 @@ Source of the running softmax: Milakov & Gimelshein 2018; of its use here: Dao e
 """
 
 import math
-
-import numpy as np
+from typing import Any
 
 from minivl.kernels.attention_inputs import broadcast_strides, rows_of, sizes
-from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
 
 
 @triton.jit
+def offset_of(strides, b, h, row, UNIT: tl.constexpr):
+    """How far a row of head h in batch row b lies from the start of (B, H, rows, D); strides are in units of UNIT."""
+    return (b * strides[0] + h * strides[1] + tl.cast(row, tl.int64) * strides[2]) * UNIT
+
+
+@triton.jit
+def keys_seen(t0, T, S, BT: tl.constexpr, CAUSAL: tl.constexpr):
+    """Every query of the block at t0 sees all keys before the first number, and none from the second on."""
+    whole, seen = S, S
+    if CAUSAL:
+        whole = tl.minimum(S, tl.maximum(t0 + 1 + S - T, 0))
+        seen = tl.minimum(S, tl.maximum(t0 + BT + S - T, 0))
+    return whole, seen
+
+
+@triton.jit
+def load_pairs(X, strides, t, s, in_t, in_s, nothing, PER_QUERY: tl.constexpr, EDGE: tl.constexpr):
+    """The (BT, BS) block of a mask or bias; where it is the same for every query, (1, BS). EDGE: s may reach past S."""
+    if PER_QUERY:
+        at = X + t[:, None] * strides[2] + s[None, :] * strides[3]  # (BT, BS)
+        return tl.load(at, in_t[:, None] & in_s[None, :], nothing)
+    elif EDGE:
+        return tl.load(X + s * strides[3], in_s, nothing)[None, :]
+    else:
+        return tl.load(X + s * strides[3])[None, :]
+
+
+@triton.jit
 def attention_kernel(
     Q, K, V, OUT, LSE,  # (B, H, T, D), (B, H, S, D) twice, (B, H, T, D), (B, H, T)
-    MASK, BIAS, LINE,  # broadcast to (B, H, T, S) twice; (H, 2 REACH + 1); None where there is none
+    MASK, BIAS,  # broadcast to (B, H, T, S) twice; None where there is none
     q_strides, k_strides, v_strides, o_strides,  # of axes 0, 1, 2, in units of UNIT numbers; axis 3 has stride 1
     mask_strides, bias_strides,  # of all four axes, 0 where broadcast
-    H, T, S, scale, offset,
+    H, T, S, scale,
     D: tl.constexpr, D1: tl.constexpr, D2: tl.constexpr,  # head width, and the two parts that hold it
     BT: tl.constexpr, BS: tl.constexpr,  # queries and keys of a block
-    UNIT: tl.constexpr, CAUSAL: tl.constexpr, REACH: tl.constexpr, FOLDED: tl.constexpr,
+    UNIT: tl.constexpr, CAUSAL: tl.constexpr, FOLDED: tl.constexpr,
     MASK_ROWS: tl.constexpr, BIAS_ROWS: tl.constexpr,  # whether they differ from query to query
 ):  # fmt: skip
     blocks = tl.cdiv(T, BT)
@@ -65,15 +92,13 @@ def attention_kernel(
     t0 = tl.program_id(0) % blocks * BT
     t = t0 + tl.arange(0, BT)  # (BT,)
     in_t = t < T  # (BT,)
-    Q += (b * q_strides[0] + h * q_strides[1] + t0.to(tl.int64) * q_strides[2]) * UNIT
-    K += (b * k_strides[0] + h * k_strides[1]) * UNIT
-    V += (b * v_strides[0] + h * v_strides[1]) * UNIT
+    Q += offset_of(q_strides, b, h, t0, UNIT)
+    K += offset_of(k_strides, b, h, 0, UNIT)
+    V += offset_of(v_strides, b, h, 0, UNIT)
     if MASK is not None:
         MASK += b * mask_strides[0] + h * mask_strides[1]
     if BIAS is not None:
         BIAS += b * bias_strides[0] + h * bias_strides[1]
-    if LINE is not None:
-        LINE += h * (2 * REACH + 1)
     d, d2 = tl.arange(0, D1)[None, :], D1 + tl.arange(0, max(D2, 1))[None, :]  # (1, D1), (1, D2)
     in_d, in_d2 = d < D, d2 < D  # (1, D1), (1, D2)
     t_row, s_row = tl.arange(0, BT)[:, None], tl.arange(0, BS)[:, None]  # (BT, 1), (BS, 1)
@@ -88,12 +113,8 @@ def attention_kernel(
     m = tl.full([BT], float("-inf"), tl.float32)  # (BT,)
     l = tl.zeros([BT], tl.float32)  # (BT,)  # noqa: E741
 
-    # Every query of this program sees the keys before `whole`, and none of them those from `seen` on.
-    whole, seen = S, S
-    if CAUSAL:
-        whole = tl.minimum(S, tl.maximum(t0 + 1 + S - T, 0))
-        seen = tl.minimum(S, tl.maximum(t0 + BT + S - T, 0))
-    whole = whole // BS * BS
+    whole, seen = keys_seen(t0, T, S, BT, CAUSAL)
+    whole = whole // BS * BS  # the blocks of keys that need no mask
     c = scale * LOG2_E if FOLDED else LOG2_E
 
     for edge in tl.static_range(2):  # first the blocks before `whole`, then those at the edge
@@ -114,9 +135,6 @@ def attention_kernel(
             if BIAS is not None:
                 score += load_pairs(BIAS, bias_strides, t, s - s0, in_t, s < S, 0.0, BIAS_ROWS, edge).to(tl.float32)
                 BIAS += BS * bias_strides[3]
-            if LINE is not None:
-                distance = tl.minimum(tl.maximum(s[None, :] - t[:, None] - offset, -REACH), REACH)  # (BT, BS)
-                score += tl.load(LINE + (distance + REACH))
             if edge:
                 visible = (s < S)[None, :]  # (1, BS)
                 if CAUSAL:
@@ -150,8 +168,7 @@ def attention_kernel(
             V += BS * (v_strides[2] * UNIT)
 
     share = (1 / tl.where(l == 0, 1.0, l))[:, None]  # (BT, 1)  l is 0 where no key was seen, and so is o
-    OUT += (b * o_strides[0] + h * o_strides[1] + t0.to(tl.int64) * o_strides[2]) * UNIT
-    at_o = OUT + t_row * (o_strides[2] * UNIT)  # (BT, 1)
+    at_o = OUT + offset_of(o_strides, b, h, t0, UNIT) + t_row * (o_strides[2] * UNIT)  # (BT, 1)
     tl.store(at_o + d, (o * share).to(OUT.dtype.element_ty), in_t[:, None] & in_d)
     if D2 > 0:
         tl.store(at_o + d2, (o2 * share).to(OUT.dtype.element_ty), in_t[:, None] & in_d2)
@@ -160,70 +177,7 @@ def attention_kernel(
         tl.store(LSE + head.to(tl.int64) * T + t, lse, in_t)
 
 
-@triton.jit
-def load_pairs(X, strides, t, s, in_t, in_s, nothing, PER_QUERY: tl.constexpr, EDGE: tl.constexpr):
-    """The (BT, BS) part of a mask or bias; where it is the same for every query, (1, BS) of it."""
-    if PER_QUERY:
-        keep = in_t[:, None] & in_s[None, :]
-        return tl.load(X + t[:, None] * strides[2] + s[None, :] * strides[3], keep, nothing)
-    elif EDGE:
-        return tl.load(X + s * strides[3], in_s, nothing)[None, :]
-    else:
-        return tl.load(X + s * strides[3])[None, :]
-
-
-@triton.jit
-def line_kernel(TABLE, LINE, table_strides, H, STARTS, REACH: tl.constexpr, TWO_WAY: tl.constexpr, BLOCK: tl.constexpr):
-    """T5's bias as one line per head: LINE[h, distance + REACH] = TABLE[bucket(distance), h], distance = s - t.
-
-    Looking back, bucket n is for distances from STARTS[n] on; TWO_WAY, the same again for keys that lie ahead.
-    """
-    h = tl.program_id(0)
-    i = tl.arange(0, BLOCK)  # (BLOCK,)
-    distance = i - REACH  # (BLOCK,)
-    far = tl.maximum(-distance, 0)  # (BLOCK,)
-    if TWO_WAY:
-        far = tl.maximum(far, distance)
-    bucket = tl.zeros([BLOCK], tl.int32)  # (BLOCK,)
-    for n in tl.static_range(1, len(STARTS)):
-        bucket += (far >= STARTS[n]).to(tl.int32)
-    if TWO_WAY:
-        bucket += tl.where(distance > 0, len(STARTS), 0)
-    inside = i <= 2 * REACH
-    value = tl.load(TABLE + bucket * table_strides[0] + h * table_strides[1], inside, 0.0)
-    tl.store(LINE + h * (2 * REACH + 1) + i, value.to(tl.float32), inside)
-
-
-def bucket_starts(buckets, max_distance):
-    """The smallest distance of each of T5's buckets in one direction: exact at first, then in logarithmic steps.
-
-        n = distance                                                              distance < E = buckets // 2
-        n = E + trunc(log(distance / E) / log(max_distance / E) · (buckets - E))  at most buckets - 1; in float32
-
-    The kernel compares whole numbers with these, because its logarithm could fall on the other side of a bucket's edge.
-    """
-    exact = buckets // 2
-    distance = np.arange(1, max_distance + 1)
-    steps = np.log(distance.astype(np.float32) / np.float32(exact)) / np.float32(math.log(max_distance / exact))
-    bucket = exact + (steps * np.float32(buckets - exact)).astype(np.int64)
-    bucket = np.where(distance < exact, distance, np.minimum(bucket, buckets - 1))
-    return (0, *(int(distance[bucket >= n].min(initial=max_distance)) for n in range(1, buckets)))
-
-
-def relative_line(table, bidirectional, max_distance):
-    """(H, 2 max_distance + 1) float32: T5's bias for each head and each distance from -max_distance to max_distance.
-
-    Farther keys share the last bucket, so these are all the values there are.
-    """
-    buckets, H = table.shape
-    starts = bucket_starts(buckets // 2 if bidirectional else buckets, max_distance)
-    line = empty((H, 2 * max_distance + 1), table, "float32")
-    width = triton.next_power_of_2(2 * max_distance + 1)
-    line_kernel[(H,)](table, line, table.stride(), H, starts, max_distance, bidirectional, width)
-    return line
-
-
-def parts(D):
+def parts(D: int) -> tuple[int, int]:
     """Two powers of two that hold a head width, the second perhaps 0:  64 -> 64, 0   80 -> 64, 16   88 -> 64, 32.
 
     Tensor cores want at least 16; where two parts would be as wide as the next power of two, that one is taken.
@@ -235,10 +189,10 @@ def parts(D):
     return (first, second) if second < first else (2 * first, 0)
 
 
-def config(D, dtype, T, plain, chip):
+def config(D: int, dtype: str, T: int, plain: bool, chip: int) -> dict[str, Any]:
     """The shipped block sizes and launch options: as much as fits the registers of a chip without spilling.
 
-    plain  no mask, bias or buckets: 4 warps can then hold 128 queries of a width of 64, and each is twice as busy
+    plain  neither mask nor bias: 4 warps can then hold 128 queries of a width of 64, and each is twice as busy
     chip   90 for sm_90 and so on; 0 for AMD's. sm_90 feeds its tensor cores from shared memory; sm_80 and its like
            load blocks of q, k and v into registers first, and have less room there. A warp of gfx942 takes 32 queries
            at a time: 8 of them would compute every row of p v twice.
@@ -256,7 +210,7 @@ def config(D, dtype, T, plain, chip):
     return options
 
 
-def chip():
+def chip() -> int:
     """90 where kernels are compiled for sm_90, and so on; 0 where not for CUDA, or not compiled at all."""
     if INTERPRETED:
         return 0
@@ -266,10 +220,10 @@ def chip():
 
 @arrays
 def attention(
-    q, k, v, *, mask=None, bias=None, causal=False, scale=None, with_lse=False, buckets=None, bidirectional=True,
-    max_distance=128, offset=None, blocks=None,
-):  # fmt: skip
-    """Each query averages the values, weighted by how well it matches their keys; see `attention` of numpy_ops.
+    q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None, with_lse: bool = False, blocks: dict[str, Any] | None = None,
+) -> Any:  # fmt: skip
+    """Each query averages the values, weighted by how well it matches their keys.
 
         softmax(q kᵀ · scale + bias) v          scale = 1/√D unless given (T5 gives 1)
 
@@ -278,29 +232,23 @@ def attention(
     mask    bool, True keeps a key, broadcastable to (B, H, T, S)
     bias    float, added to the scores, broadcastable likewise
     causal  lines up the LAST query with the LAST key: query t sees the keys s <= t + S - T
-    buckets T5's table (buckets, H) with `bidirectional` and `max_distance`: table[bucket(s - t - offset)] is added to
-            the scores; offset is the position of query 0 among the keys, S - T unless given (a cache of S - T keys)
     blocks  launch options instead of those of `config`
     A query that may see no key gives zeros. Raises OpsError for what the kernel cannot take.
     """
     B, H, T, D, S = sizes(q, k, v)
-    dtype = name_of(q.dtype)
     scale = D**-0.5 if scale is None else scale
     out = empty((B, T, H, D), q).swapaxes(1, 2)
     lse = empty((B, H, T), q, "float32") if with_lse else None
-    line = None if buckets is None else relative_line(buckets, bidirectional, max_distance)
     q, k, v = rows_of(q), rows_of(k), rows_of(v)
     unit = 8 if all(step % 8 == 0 for x in (q, k, v, out) for step in x.stride()[:3]) else 1
     D1, D2 = parts(D)
-    plain = mask is None and bias is None and buckets is None
-    options = blocks or config(D, dtype, T, plain, chip())
+    options = blocks or config(D, name_of(q.dtype), T, mask is None and bias is None, chip())
     mask_strides, bias_strides = (broadcast_strides(*x, (B, H, T, S)) for x in ((mask, "mask"), (bias, "bias")))
     if out.numel():
         attention_kernel[(triton.cdiv(T, options["BT"]) * B * H,)](
-            q, k, v, out, lse, mask, bias, line,
+            q, k, v, out, lse, mask, bias,
             *(tuple(step // unit for step in x.stride()[:3]) for x in (q, k, v, out)), mask_strides, bias_strides,
-            H, T, S, scale, S - T if offset is None else offset, D=D, D1=D1, D2=D2, UNIT=unit, CAUSAL=causal,
-            REACH=max_distance, FOLDED=bias is None and line is None and scale > 0,
+            H, T, S, scale, D=D, D1=D1, D2=D2, UNIT=unit, CAUSAL=causal, FOLDED=bias is None and scale > 0,
             MASK_ROWS=mask_strides[2] != 0, BIAS_ROWS=bias_strides[2] != 0, **options,
         )  # fmt: skip
     return (out, lse) if with_lse else out

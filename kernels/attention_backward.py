@@ -41,11 +41,12 @@ Source: Dao et al. 2022, appendix B.4 (recomputation from the log-sum-exp; δ as
 """
 
 import math
+from typing import Any
 
 from minivl.errors import OpsError
-from minivl.kernels.attention import attention, chip, parts
+from minivl.kernels.attention import attention, chip, keys_seen, load_pairs, offset_of, parts
 from minivl.kernels.attention_inputs import broadcast_strides, rows_of, sizes
-from minivl.kernels.launch import arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import Array, arrays, empty, name_of, tl, triton
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 
@@ -65,8 +66,8 @@ def prepare_kernel(
     row = tl.arange(0, BT)  # (BT,)
     in_t = t0 + row < T  # (BT,)
     d = tl.arange(0, WIDTH)[None, :]  # (1, WIDTH)
-    OUT += (b * out_strides[0] + h * out_strides[1] + t0.to(tl.int64) * out_strides[2]) * UNIT
-    DOUT += (b * dout_strides[0] + h * dout_strides[1] + t0.to(tl.int64) * dout_strides[2]) * UNIT
+    OUT += offset_of(out_strides, b, h, t0, UNIT)
+    DOUT += offset_of(dout_strides, b, h, t0, UNIT)
     out = tl.load(OUT + (row[:, None] * (out_strides[2] * UNIT) + d), in_t[:, None] & (d < D), 0.0)
     dout = tl.load(DOUT + (row[:, None] * (dout_strides[2] * UNIT) + d), in_t[:, None] & (d < D), 0.0)
     lse = tl.load(LSE + head.to(tl.int64) * T + t0 + row, in_t, float("-inf"))  # (BT,)
@@ -96,8 +97,8 @@ def keys_kernel(
     in_s = s < S  # (BS,)
     d, d2 = tl.arange(0, D1)[None, :], D1 + tl.arange(0, max(D2, 1))[None, :]  # (1, D1), (1, D2)
     in_k, in_k2 = in_s[:, None] & (d < D), in_s[:, None] & (d2 < D)  # (BS, D1), (BS, D2)
-    K += (b * k_strides[0] + h * k_strides[1] + s0.to(tl.int64) * k_strides[2]) * UNIT
-    V += (b * v_strides[0] + h * v_strides[1] + s0.to(tl.int64) * v_strides[2]) * UNIT
+    K += offset_of(k_strides, b, h, s0, UNIT)
+    V += offset_of(v_strides, b, h, s0, UNIT)
     at_k, at_v = K + s_row * (k_strides[2] * UNIT), V + s_row * (v_strides[2] * UNIT)  # (BS, 1)
     k, v = tl.load(at_k + d, in_k, 0.0), tl.load(at_v + d, in_k, 0.0)  # (BS, D1)
     dk, dv = tl.zeros([BS, D1], tl.float32), tl.zeros([BS, D1], tl.float32)  # (BS, D1)
@@ -110,8 +111,8 @@ def keys_kernel(
     if CAUSAL:
         first = tl.minimum(tl.maximum(s0 + T - S, 0), T) // BT * BT
         whole = tl.cdiv(tl.minimum(tl.maximum(s0 + BS - 1 + T - S, 0), T), BT) * BT
-    Q += (b * q_strides[0] + h * q_strides[1] + tl.cast(first, tl.int64) * q_strides[2]) * UNIT
-    DOUT += (b * dout_strides[0] + h * dout_strides[1] + tl.cast(first, tl.int64) * dout_strides[2]) * UNIT
+    Q += offset_of(q_strides, b, h, first, UNIT)
+    DOUT += offset_of(dout_strides, b, h, first, UNIT)
     DELTA += head.to(tl.int64) * ROWS
     BASE += head.to(tl.int64) * ROWS
     at_q, at_dout = t_row * (q_strides[2] * UNIT), t_row * (dout_strides[2] * UNIT)  # (BT, 1)  within a block
@@ -122,8 +123,8 @@ def keys_kernel(
         if not BIAS_ROWS:
             bias = tl.load(BIAS + s * bias_strides[3], in_s, 0.0).to(tl.float32)[:, None]  # (BS, 1)
 
-    for part in tl.static_range(0 if CAUSAL else 1, 2):  # the blocks of queries on the diagonal, then those below it
-        for t0 in range(whole if part else first, T if part else whole, BT):
+    for below in tl.static_range(0 if CAUSAL else 1, 2):  # the blocks of queries on the diagonal, then those below it
+        for t0 in range(whole if below else first, T if below else whole, BT):
             t = t0 + tl.arange(0, BT)  # (BT,)
             in_q, in_q2 = (t < T)[:, None] & (d < D), (t < T)[:, None] & (d2 < D)  # (BT, D1), (BT, D2)
             # p = exp(score - lse), all of it as (keys, queries)
@@ -140,7 +141,7 @@ def keys_kernel(
                 p = tl.exp2((score * scale + bias - base) * LOG2_E)  # (BS, BT)
             else:
                 p = tl.exp2(score * (scale * LOG2_E) - base)  # (BS, BT)
-            if not part:
+            if not below:
                 p = tl.where(s[:, None] <= t[None, :] + S - T, p, 0.0)
             if MASK is not None and MASK_ROWS:
                 at = MASK + t[None, :] * mask_strides[2] + s[:, None] * mask_strides[3]  # (BS, BT)
@@ -167,13 +168,12 @@ def keys_kernel(
     keep = in_s[:, None]  # (BS, 1)  a key that all queries are kept from has no gradient
     if MASK is not None and not MASK_ROWS:
         keep = (tl.load(MASK + s * mask_strides[3], in_s, 0) != 0)[:, None]  # (BS, 1)
-    at = (b * dk_strides[0] + h * dk_strides[1] + s0.to(tl.int64) * dk_strides[2]) * UNIT
-    at_row = at + s_row * (dk_strides[2] * UNIT)  # (BS, 1)
-    tl.store(DK + (at_row + d), tl.where(keep, dk * scale, 0.0).to(DK.dtype.element_ty), in_k)
-    tl.store(DV + (at_row + d), tl.where(keep, dv, 0.0).to(DV.dtype.element_ty), in_k)
+    at = offset_of(dk_strides, b, h, s0, UNIT) + s_row * (dk_strides[2] * UNIT)  # (BS, 1)
+    tl.store(DK + (at + d), tl.where(keep, dk * scale, 0.0).to(DK.dtype.element_ty), in_k)
+    tl.store(DV + (at + d), tl.where(keep, dv, 0.0).to(DV.dtype.element_ty), in_k)
     if D2 > 0:
-        tl.store(DK + (at_row + d2), tl.where(keep, dk2 * scale, 0.0).to(DK.dtype.element_ty), in_k2)
-        tl.store(DV + (at_row + d2), tl.where(keep, dv2, 0.0).to(DV.dtype.element_ty), in_k2)
+        tl.store(DK + (at + d2), tl.where(keep, dk2 * scale, 0.0).to(DK.dtype.element_ty), in_k2)
+        tl.store(DV + (at + d2), tl.where(keep, dv2, 0.0).to(DV.dtype.element_ty), in_k2)
 
 
 @triton.jit
@@ -196,8 +196,8 @@ def queries_kernel(
     d, d2 = tl.arange(0, D1)[None, :], D1 + tl.arange(0, max(D2, 1))[None, :]  # (1, D1), (1, D2)
     in_d, in_d2 = d < D, d2 < D  # (1, D1), (1, D2)
     in_q, in_q2 = in_t[:, None] & in_d, in_t[:, None] & in_d2  # (BT, D1), (BT, D2)
-    Q += (b * q_strides[0] + h * q_strides[1] + t0.to(tl.int64) * q_strides[2]) * UNIT
-    DOUT += (b * dout_strides[0] + h * dout_strides[1] + t0.to(tl.int64) * dout_strides[2]) * UNIT
+    Q += offset_of(q_strides, b, h, t0, UNIT)
+    DOUT += offset_of(dout_strides, b, h, t0, UNIT)
     at_q, at_dout = Q + t_row * (q_strides[2] * UNIT), DOUT + t_row * (dout_strides[2] * UNIT)  # (BT, 1)
     q, dout = tl.load(at_q + d, in_q, 0.0), tl.load(at_dout + d, in_q, 0.0)  # (BT, D1)
     dq = tl.zeros([BT, D1], tl.float32)  # (BT, D1)
@@ -206,20 +206,16 @@ def queries_kernel(
         dq2 = tl.zeros([BT, D2], tl.float32)  # (BT, D2)
     base = tl.load(BASE + head.to(tl.int64) * ROWS + t)[:, None]  # (BT, 1)
     delta = tl.load(DELTA + head.to(tl.int64) * ROWS + t)[:, None]  # (BT, 1)
-    K += (b * k_strides[0] + h * k_strides[1]) * UNIT
-    V += (b * v_strides[0] + h * v_strides[1]) * UNIT
+    K += offset_of(k_strides, b, h, 0, UNIT)
+    V += offset_of(v_strides, b, h, 0, UNIT)
     at_k, at_v = s_row * (k_strides[2] * UNIT), s_row * (v_strides[2] * UNIT)  # (BS, 1)  within a block of keys
     if MASK is not None:
         MASK += b * mask_strides[0] + h * mask_strides[1]
     if BIAS is not None:
         BIAS += b * bias_strides[0] + h * bias_strides[1]
 
-    # Every query of this program sees the keys before `whole`, and none of them those from `seen` on.
-    whole, seen = S, S
-    if CAUSAL:
-        whole = tl.minimum(S, tl.maximum(t0 + 1 + S - T, 0))
-        seen = tl.minimum(S, tl.maximum(t0 + BT + S - T, 0))
-    whole = whole // BS * BS
+    whole, seen = keys_seen(t0, T, S, BT, CAUSAL)
+    whole = whole // BS * BS  # the blocks of keys that need no mask
     for edge in tl.static_range(2):  # first the blocks before `whole`, then those at the edge
         for s0 in range(whole if edge else 0, seen if edge else whole, BS):
             s = s0 + tl.arange(0, BS)  # (BS,)
@@ -244,8 +240,7 @@ def queries_kernel(
             K += BS * (k_strides[2] * UNIT)
             V += BS * (v_strides[2] * UNIT)
 
-    DQ += (b * dq_strides[0] + h * dq_strides[1] + t0.to(tl.int64) * dq_strides[2]) * UNIT
-    at_dq = DQ + t_row * (dq_strides[2] * UNIT)  # (BT, 1)
+    at_dq = DQ + offset_of(dq_strides, b, h, t0, UNIT) + t_row * (dq_strides[2] * UNIT)  # (BT, 1)
     tl.store(at_dq + d, (dq * scale).to(DQ.dtype.element_ty), in_q)
     if D2 > 0:
         tl.store(at_dq + d2, (dq2 * scale).to(DQ.dtype.element_ty), in_q2)
@@ -280,6 +275,7 @@ def bias_kernel(
         t0, s0 = (my_t + i // rest_s % rest_t) * BT, (my_s + i % rest_s) * BS
         t, s = t0 + tl.arange(0, BT), s0 + tl.arange(0, BS)  # (BT,), (BS,)
         in_t, in_s = (t < T)[:, None], (s < S)[:, None]  # (BT, 1), (BS, 1)
+        # offset_of, written out: called four times in this loop it costs two instructions a trip on sm_90
         at_q = Q + ((b * q_strides[0] + h * q_strides[1] + t0.to(tl.int64) * q_strides[2]) * UNIT
                     + t_row * (q_strides[2] * UNIT))  # (BT, 1)  # fmt: skip
         at_dout = DOUT + ((b * dout_strides[0] + h * dout_strides[1] + t0.to(tl.int64) * dout_strides[2]) * UNIT
@@ -325,7 +321,7 @@ def find_shares(
 ):  # fmt: skip
     """p (BT, BS) from the products q·k: exp(score - lse), and 0 for a pair out of sight; EDGE: also beyond the last."""
     if BIAS is not None:
-        bias = load_pairs(BIAS, bias_strides, t, s, T, S, 0.0, BIAS_ROWS).to(tl.float32)
+        bias = load_pairs(BIAS, bias_strides, t, s, t < T, s < S, 0.0, BIAS_ROWS, EDGE).to(tl.float32)
         p = tl.exp2((score * scale + bias - base) * LOG2_E)  # (BT, BS)
     else:
         p = tl.exp2(score * (scale * LOG2_E) - base)  # (BT, BS)
@@ -335,21 +331,11 @@ def find_shares(
             visible = visible & (s[None, :] <= t[:, None] + S - T)  # (BT, BS)
         p = tl.where(visible, p, 0.0)
     if MASK is not None:
-        p = tl.where(load_pairs(MASK, mask_strides, t, s, T, S, 0, MASK_ROWS) != 0, p, 0.0)
+        p = tl.where(load_pairs(MASK, mask_strides, t, s, t < T, s < S, 0, MASK_ROWS, EDGE) != 0, p, 0.0)
     return p
 
 
-@triton.jit
-def load_pairs(X, strides, t, s, T, S, nothing, PER_QUERY: tl.constexpr):
-    """The (BT, BS) part of a mask or bias; where it is the same for every query, (1, BS) of it."""
-    if PER_QUERY:
-        at = X + t[:, None] * strides[2] + s[None, :] * strides[3]  # (BT, BS)
-        return tl.load(at, (t < T)[:, None] & (s < S)[None, :], nothing)
-    else:
-        return tl.load(X + s * strides[3], s < S, nothing)[None, :]
-
-
-def config(D, dtype, chip):
+def config(D: int, dtype: str, chip: int) -> tuple[dict[str, Any], ...]:
     """Block sizes and launch options of the kernels of the keys, of the queries and of the bias, in this order.
 
     Each keeps its own block of results in float32 registers, the kernel of the keys two of them; what it walks along
@@ -371,8 +357,10 @@ def config(D, dtype, chip):
 
 @arrays
 def attention_backward(
-    dout, q, k, v, *, mask=None, bias=None, causal=False, scale=None, out=None, lse=None, bias_wanted=True, blocks=None
-):  # fmt: skip
+    dout: Array, q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None,
+    causal: bool = False, scale: float | None = None, out: Array | None = None, lse: Array | None = None,
+    wanted: tuple[bool, bool, bool, bool] | None = None, blocks: tuple[dict[str, Any], ...] | None = None,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
     """The gradients of `attention` for its q, k, v and bias, given that of its output.
 
         dv = pᵀ dout    ds = p (dout vᵀ - δ)    dq = scale · ds k    dk = scale · dsᵀ q    dbias = ds
@@ -381,11 +369,12 @@ def attention_backward(
     dout, q (B, H, T, D)   k, v (B, H, S, D)   ->   dq, dk, dv and dbias
     mask, bias, causal, scale   as in `attention`
     out, lse  both results of `attention(..., with_lse=True)` for these arguments; without them it runs once more
+    wanted    which gradients are needed, of q, k, v and bias, all unless given. The others are None, but dk and dv come
+              from one kernel: both do if either is wanted
+    blocks    launch options of the three kernels instead of those of `config`
     dq, dk and dv have tokens outermost in memory, so splitting heads goes backward without a copy; dbias has the shape
-    and dtype of the bias, summed over the axes along which it was broadcast, and is None where there is no bias, or
-    `bias_wanted` is False. A query that may see no key gives no gradient and has none. The same input gives the same
-    bits every time.
-    blocks  launch options of the three kernels instead of those of `config`
+    and dtype of the bias, summed over the axes along which it was broadcast, and is None where there is no bias. A
+    query that may see no key gives no gradient and has none. The same input gives the same bits every time.
     A bias of the lowest float32 for ALL keys of a query is more than lse can hold: hide those keys with the mask.
     Raises OpsError for what the kernels cannot take.
     """
@@ -394,8 +383,8 @@ def attention_backward(
         out, lse = attention(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale, with_lse=True)
     check_forward(q, dout, out, lse)
     scale = D**-0.5 if scale is None else scale
-    dq = empty((B, T, H, D), q).swapaxes(1, 2)
-    dk, dv = (empty((B, S, H, D), q).swapaxes(1, 2) for _ in range(2))
+    to_q, to_k, to_v, to_bias = wanted or (True,) * 4
+    dq, (dk, dv) = _tokens_outermost(B, H, T, D, q), (_tokens_outermost(B, H, S, D, q) for _ in range(2))
     q, k, v, out, dout = (rows_of(x) for x in (q, k, v, out, dout))
     unit = 8 if all(step % 8 == 0 for x in (q, k, v, out, dout, dq) for step in x.stride()[:3]) else 1
     in_units = [tuple(step // unit for step in x.stride()[:3]) for x in (q, k, v, dout, out, dq, dk)]
@@ -406,20 +395,21 @@ def attention_backward(
     ROWS = triton.cdiv(T, 128) * 128
     delta, base = (empty((B, H, ROWS), q, "float32") for _ in range(2))
     read = q, k, v, dout, delta, base
-    if dq.numel():
+    if dq.numel() and any((to_q, to_k, to_v, to_bias)):
         prepare_kernel[(ROWS // 64 * B * H,)](
             out, dout, lse.contiguous(), delta, base, in_units[4], in_units[3], H, T, ROWS,
             LOG2_E.value if bias is None else 1.0, D=D, WIDTH=triton.next_power_of_2(D), BT=64, UNIT=unit,
         )  # fmt: skip
+    if dq.numel() and to_q:
         queries_kernel[(triton.cdiv(T, of_queries["BT"]) * B * H,)](
             *read, dq, mask, bias, *in_units[:4], in_units[5], *pairs, H, T, S, ROWS, scale, **how, **of_queries
         )
-    if dk.numel():
+    if dk.numel() and (to_k or to_v):
         keys_kernel[(triton.cdiv(S, of_keys["BS"]) * B * H,)](
             *read, dk, dv, mask, bias, *in_units[:4], in_units[6], *pairs, H, T, S, ROWS, scale, **how, **of_keys
         )
-    dbias = empty(tuple(bias.shape), bias) if bias is not None and bias_wanted else None
-    if dbias is not None and dbias.numel():
+    dbias = empty(tuple(bias.shape), bias) if bias is not None and to_bias else None
+    if bias is not None and dbias is not None and dbias.numel():
         over = [n == 1 for n in (1,) * (4 - len(bias.shape)) + tuple(bias.shape)]  # the axes to sum over
         blocks_of = (B, H, triton.cdiv(T, of_bias["BT"]), triton.cdiv(S, of_bias["BS"]))
         programs = math.prod(1 if summed else n for n, summed in zip(blocks_of, over, strict=True))
@@ -427,10 +417,16 @@ def attention_backward(
             *read, dbias, mask, bias, *in_units[:4], broadcast_strides(dbias, "bias", (B, H, T, S)), *pairs,
             B, H, T, S, ROWS, scale, *over, **how, **of_bias,
         )  # fmt: skip
-    return dq, dk, dv, dbias
+    both = (dk, dv) if to_k or to_v else (None, None)
+    return dq if to_q else None, *both, dbias
 
 
-def check_forward(q, dout, out, lse):
+def _tokens_outermost(B: int, H: int, rows: int, D: int, like: Array) -> Array:
+    """(B, H, rows, D), stored as (B, rows, H, D): merging or splitting heads is a view."""
+    return empty((B, rows, H, D), like).swapaxes(1, 2)
+
+
+def check_forward(q: Array, dout: Array, out: Array, lse: Array) -> None:
     """OpsError where the gradient of the output, the output or its log-sum-exp are not those of these queries."""
     for name, x in (("dout", dout), ("out", out)):
         if tuple(x.shape) != tuple(q.shape) or name_of(x.dtype) != name_of(q.dtype):

@@ -1,12 +1,12 @@
 """What the attention kernels ask of their arguments: checked here, and turned into the strides that they walk with."""
 
 from minivl.errors import OpsError
-from minivl.kernels.launch import name_of
+from minivl.kernels.launch import Array, name_of
 
 WIDEST = 256  # numbers of a head that the kernels keep in registers
 
 
-def sizes(q, k, v):
+def sizes(q: Array, k: Array, v: Array) -> tuple[int, int, int, int, int]:
     """B, H, T, D and S; OpsError where q, k and v do not fit each other or the kernels."""
     dtypes = [name_of(x.dtype) for x in (q, k, v)]
     if dtypes[0] not in ("float32", "float16", "bfloat16") or len(set(dtypes)) > 1:
@@ -26,12 +26,12 @@ def sizes(q, k, v):
     return B, H, T, D, S
 
 
-def rows_of(x):
+def rows_of(x: Array) -> Array:
     """x itself if the numbers of a row lie side by side, which the kernels count on; else a copy whose rows do."""
     return x if x.stride()[-1] == 1 else x.contiguous()
 
 
-def broadcast_strides(x, name, shape):
+def broadcast_strides(x: Array | None, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The strides of a mask or bias as it broadcasts to (B, H, T, S): 0 along an axis of which it has only one."""
     if x is None:
         return (0, 0, 0, 0)

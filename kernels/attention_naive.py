@@ -22,7 +22,7 @@ scores may be too long to keep. What the shipped kernel does better, step by ste
 """
 
 from minivl.kernels.attention_inputs import broadcast_strides, rows_of, sizes
-from minivl.kernels.launch import arrays, empty, tl, triton
+from minivl.kernels.launch import Array, arrays, empty, tl, triton
 
 TILE = dict(BT=32, BS=32, num_warps=4)
 
@@ -106,8 +106,11 @@ def product_kernel(
 
 
 @arrays
-def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
-    """How much each query takes from each key; see `attention_weights` of numpy_ops.
+def attention_weights(
+    q: Array, k: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
+    """How much each query takes from each key.
 
         softmax(q kᵀ · scale + bias), only over the keys that the query may see
 
@@ -127,7 +130,10 @@ def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
 
 
 @arrays
-def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+def attention(
+    q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
     """`attention` of attention.py by way of the weights: the same contract, slower, and less exact in float16."""
     B, H, T, D, S = sizes(q, k, v)
     w, v = attention_weights(q, k, mask=mask, bias=bias, causal=causal, scale=scale), rows_of(v)
@@ -139,6 +145,6 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     return out
 
 
-def width(D):
+def width(D: int) -> int:
     """The power of two that holds a head, 16 at least, because the tensor cores take no less."""
     return max(16, triton.next_power_of_2(D))

@@ -3,7 +3,7 @@ r"""The sum of every column: how a vector that was added to each row, a bias, le
     y_c = Σ_r x_rc              x (rows, C)
 
 In words: the bias went into every row, so its gradient is the sum of the rows' gradients. The last step of the scales
-and shifts in layer_norm_backward.py is the same sum, over what the programs there have left.
+and shifts in layer_norm.py's backward pass is the same sum, over what the programs there have left.
 
 The trick is to have no atomics: with them programs would add in whatever order they come, and no two runs would give
 the same bits. Here many rows are cut into at most PARTS chunks, one program sums each, and a second launch sums the
@@ -16,11 +16,13 @@ chunks' sums. Number and size of the chunks follow from the shape alone, so the 
 The plain version is `x.sum(0)`, as in `linear_backward` of minivl/ops/backward.py.
 """
 
-from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
+from typing import Any
+
+from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
 from minivl.kernels.rows import as_rows, unit_of
 
 
-def config(C):
+def config(C: int) -> dict[str, Any]:
     """The tile that ships for C columns; rows come in chunks of CHUNK, or larger ones, so that PARTS suffice."""
     block = min(4096 if INTERPRETED else 64, triton.next_power_of_2(C))
     return dict(BLOCK=block, ROWS=256 if INTERPRETED else 64, CHUNK=256, PARTS=64, num_warps=4)
@@ -44,7 +46,7 @@ def column_sums_kernel(
 
 
 @arrays
-def column_sums(x, dtype=None, tile=None):
+def column_sums(x: Array, dtype: str | None = None, tile: dict[str, Any] | None = None) -> Array:
     """The sum over all axes but the last, in float32, rounded once.   x (..., C) -> (C,), of x's dtype unless named"""
     x = as_rows(x)
     (rows, C), dtype = x.shape, dtype or name_of(x.dtype)
@@ -59,6 +61,6 @@ def column_sums(x, dtype=None, tile=None):
     return out.reshape(C) if parts == 1 else column_sums(out, dtype, how | dict(CHUNK=parts, PARTS=1))
 
 
-def chunk_of(rows, step, most):
+def chunk_of(rows: int, step: int, most: int) -> int:
     """Rows of a chunk, a multiple of `step`, so that there are at most `most` of them."""
     return step * max(1, triton.cdiv(triton.cdiv(rows, step), most))

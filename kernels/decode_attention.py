@@ -27,10 +27,11 @@ Source: Dao, Haziza, Massa & Sizov 2023, "Flash-Decoding for long-context infere
 """
 
 import math
+from typing import Any
 
 from minivl.errors import OpsError
 from minivl.kernels.attention_inputs import broadcast_strides, rows_of, sizes
-from minivl.kernels.launch import arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import Array, arrays, empty, name_of, tl, triton
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 LN_2 = tl.constexpr(math.log(2))
@@ -118,14 +119,17 @@ def join_kernel(
         tl.store(LSE + head, m + tl.log2(l) * LN_2)  # -inf where no key was seen
 
 
-def config(S):
+def config(S: int) -> dict[str, Any]:
     """The shipped sizes: keys of a block and of a chunk; at most 64 chunks, which the second kernel holds at once."""
     chunk = max(256, triton.next_power_of_2(triton.cdiv(S, 64)))
     return dict(BS=32, CHUNK=chunk, num_warps=4)
 
 
 @arrays
-def decode_attention(q, k, v, *, lengths=None, mask=None, bias=None, scale=None, with_lse=False, blocks=None):
+def decode_attention(
+    q: Array, k: Array, v: Array, *, lengths: Array | None = None, mask: Array | None = None, bias: Array | None = None,
+    scale: float | None = None, with_lse: bool = False, blocks: dict[str, Any] | None = None,
+) -> Any:  # fmt: skip
     """One query per head takes its share of a cache of values; `attention` with T = 1, and a length for each row.
 
         softmax(q kᵀ · scale + bias) v          scale = 1/√D unless given (T5 gives 1)

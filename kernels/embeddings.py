@@ -1,35 +1,55 @@
-r"""Words become vectors: rows of a table, and the whole front of a RoBERTa in one kernel.
+r"""Rows of a table, one for each token, and the gradient of the table.
 
-    embed         y[t] = table[ids[t]]
-    embed_text    y[t] = layer_norm(words[ids[t]] + positions[place[t]] + types[0])
-                  place[t] = pad + (ids[t] != pad) · number of words among ids[0 ... t]
+    y[t] = table[ids[t]]
+    dtable[v] = Σ dy[t] over the tokens t with ids[t] = v           0 for a row that no token read
 
-The trick of `embed_text`: three tables are read where they lie, added in float32 registers and normalised there.
-Places are counted by each program for itself: it reads the ids of its text (a few hundred integers, from the cache) and
-counts the words up to each of its tokens, so no program waits for another, as it would for a sum running over the text.
+In words: each token reads its row of the embedding table; backward, each row collects what its tokens were given.
 
-An id outside its table must be refused, as NumPy would count a negative one from the end and a GPU would read whatever
-lies there. `survey_kernel` finds the lowest and the highest id of each text and counts its words; the computer waits
-for those few numbers. The gathering kernels leave ids outside the table unread in any case.
+The trick, backward, is to gather instead of scattering. If every token added its gradient to the table, tokens with the
+same id would meet at one row, and only atomics would keep them apart, in an order that changes from run to run. So the
+tokens are sorted by their id first (by torch or NumPy, in a stable sort). Then the tokens of row v lie side by side;
+the program that owns the row finds the first of them by binary search, ⌈log2(tokens)⌉ look-ups, and adds them up in
+float32 in the order of the text. Every row is written by exactly one program, the empty ones too, so the table need not
+be cleared before.
 
-    memory      embed: the rows once, the result once. embed_text: two rows for each token, one result, the rest from
-                the cache; as single steps (two look-ups, two sums, a norm) it is six reads and five writes.
-    schedule    one program takes ROWS tokens whole; embed cuts rows wider than a block into several programs
+An id outside the table must be refused: NumPy would count a negative one from the end, and a GPU would read whatever
+lies there. `survey_kernel` finds the lowest and the highest id, and the host waits for those numbers. The gathering
+kernels leave ids outside the table unread in any case.
 
-The plain versions are `embed` in minivl/ops/numpy.py and `embed` in minivl/models/roberta.py.
+    memory      forward: the rows once, the result once.
+                backward: dy once, and the whole table once: a dense gradient of 50,304 rows costs that
+    schedule    forward: one program takes ROWS tokens x BLOCK columns. Backward: ROWS rows of the table x BLOCK
+                columns, for as many steps as the most frequent of its ids has tokens
+
+The plain versions are `embed` in minivl/ops/numpy.py and `embed_backward` in minivl/ops/backward.py.
 """
+
+from typing import Any
+
+import numpy as np
 
 from minivl.errors import InputError, OpsError
 from minivl.kernels.activations import check_floats
-from minivl.kernels.launch import arrays, empty, tl, triton
-from minivl.kernels.layer_norm import WIDEST, normalise
-from minivl.kernels.rows import as_rows, check_width, rows_per_program, unit_of
+from minivl.kernels.launch import Array, HostArray, arrays, empty, tl, triton
+from minivl.kernels.rows import as_rows, rows_per_program, unit_of
+
+WIDEST = 4096  # columns of a block
+SURVEYED = 4096  # ids that one program of survey_kernel looks at
 
 
-def config(C, rows=1 << 20):
-    """The tile that ships for `rows` tokens of width C, for both kernels."""
+def config(C: int, rows: int = 1 << 20) -> dict[str, Any]:
+    """The tile that ships for `rows` tokens of width C, or backward for so many rows of the table."""
     block = min(triton.next_power_of_2(C), WIDEST)
     return dict(BLOCK=block, ROWS=rows_per_program(block, rows, 1024), num_warps=min(max(block, 1024) // 256, 8))
+
+
+@triton.jit
+def survey_kernel(IDS, SEEN, count, BLOCK: tl.constexpr):  # (count,); (programs, 2): lowest and highest id
+    program = tl.program_id(0).to(tl.int64)
+    i = program * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    id = tl.load(IDS + i, i < count, 0).to(tl.int64)  # [BLOCK]
+    tl.store(SEEN + program * 2, tl.min(id, 0))
+    tl.store(SEEN + program * 2 + 1, tl.max(id, 0))
 
 
 @triton.jit
@@ -47,65 +67,48 @@ def embed_kernel(
 
 
 @triton.jit
-def survey_kernel(
-    IDS, SEEN,  # (texts, T), (texts, 3): lowest id, highest id, number of ids that are not padding
-    T, pad,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    text = tl.program_id(0).to(tl.int64)
-    lowest = tl.zeros([BLOCK], tl.int64)  # [BLOCK]
-    highest = tl.zeros([BLOCK], tl.int64)  # [BLOCK]
-    words = tl.zeros([BLOCK], tl.int64)  # [BLOCK]
-    for start in range(0, T, BLOCK):
-        t = start + tl.arange(0, BLOCK)  # [BLOCK]
-        id = tl.load(IDS + text * T + t, t < T, 0).to(tl.int64)  # [BLOCK]
-        lowest = tl.minimum(lowest, id)
-        highest = tl.maximum(highest, id)
-        words += ((id != pad) & (t < T)).to(tl.int64)
-    tl.store(SEEN + text * 3, tl.min(lowest, 0))
-    tl.store(SEEN + text * 3 + 1, tl.max(highest, 0))
-    tl.store(SEEN + text * 3 + 2, tl.sum(words, 0))
+def first_at_least(SORTED, v, count, STEPS: tl.constexpr):
+    """How many of `count` sorted ids are smaller than v.   v [ROWS] -> [ROWS]"""
+    found = tl.zeros_like(v)  # [ROWS]
+    for i in range(STEPS):
+        ahead = found + ((1 << STEPS) >> (i + 1))  # [ROWS]
+        id = tl.load(SORTED + ahead - 1, ahead <= count, 2**31 - 1).to(tl.int64)  # [ROWS]
+        found = tl.where((ahead <= count) & (id < v), ahead, found)
+    return found
 
 
 @triton.jit
-def embed_text_kernel(
-    IDS, WORDS, POSITIONS, TYPE, W, B, OUT,  # (B, T), (V, C), (P, C), (C,), (C,), (C,), (B, T, C)
-    T, V, P, pad, words_stride, positions_stride, eps,  # row strides in units of UNIT
-    C: tl.constexpr, UNIT: tl.constexpr, BLOCK_T: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+def embed_backward_kernel(
+    SORTED, ORDER, DY, DTABLE,  # (count,) ids and their tokens; (count, C), rows stride · UNIT apart; (V, C)
+    count, V, stride,
+    C: tl.constexpr, UNIT: tl.constexpr, STEPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    text = tl.program_id(1).to(tl.int64)
-    t = tl.program_id(0) * ROWS + tl.arange(0, ROWS)  # [ROWS]
-    c = tl.arange(0, BLOCK)  # [BLOCK]
-
-    s = tl.arange(0, BLOCK_T)  # [BLOCK_T]  the whole text
-    word = (tl.load(IDS + text * T + s, s < T, pad) != pad) & (s < T)  # [BLOCK_T]
-    before = tl.sum(((s[None, :] <= t[:, None]) & word[None, :]).to(tl.int32), 1)  # [ROWS]  counts the token itself
-    id = tl.load(IDS + text * T + t, t < T, -1).to(tl.int64)  # [ROWS]
-    place = (tl.where(id != pad, before, 0) + pad).to(tl.int64)  # [ROWS]
-
-    here = (id >= 0)[:, None] & (id < V)[:, None] & (place < P)[:, None] & (c < C)[None, :]  # [ROWS, BLOCK]
-    x = tl.load(WORDS + id[:, None] * (words_stride * UNIT) + c[None, :], here, 0.0).to(tl.float32)  # [ROWS, BLOCK]
-    x += tl.load(POSITIONS + place[:, None] * (positions_stride * UNIT) + c[None, :], here, 0.0).to(tl.float32)
-    x += tl.load(TYPE + c, c < C, 0.0).to(tl.float32)[None, :]
-
-    y, _, _ = normalise(x, c, eps, C)  # [ROWS, BLOCK]
-    y = y * tl.load(W + c, c < C, 0.0).to(tl.float32)[None, :] + tl.load(B + c, c < C, 0.0).to(tl.float32)[None, :]
-    tl.store(OUT + (text * T + t)[:, None] * C + c[None, :], y.to(OUT.dtype.element_ty), here)
+    v = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [ROWS]
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    first = first_at_least(SORTED, v, count, STEPS)  # [ROWS]
+    number = first_at_least(SORTED, v + 1, count, STEPS) - first  # [ROWS]
+    acc = tl.zeros([ROWS, BLOCK], tl.float32)  # [ROWS, BLOCK]
+    for i in range(0, tl.max(number, 0)):
+        t = tl.load(ORDER + first + i, i < number, 0)  # [ROWS]
+        here = (i < number)[:, None] & (c < C)[None, :]  # [ROWS, BLOCK]
+        acc += tl.load(DY + t[:, None] * (stride * UNIT) + c[None, :], here, 0.0).to(tl.float32)
+    here = (v < V)[:, None] & (c < C)[None, :]  # [ROWS, BLOCK]
+    tl.store(DTABLE + v[:, None] * C + c[None, :], acc.to(DTABLE.dtype.element_ty), here)
 
 
 @arrays
-def embed(ids, table, tile=None):
+def embed(ids: Array, table: Array, *, tile: dict[str, Any] | None = None) -> Array:
     """Row ids[...] of the table, one for each token.
 
     ids (...) integer   table (V, C)   ->   (..., C)
     InputError for an id outside the table: a negative one would count from its end.
     """
-    out = empty((*ids.shape, table.shape[1]), table)
-    if not ids.numel():
+    (V, C), count = table.shape, ids.numel()
+    out = empty((*ids.shape, C), table)
+    if not count:
         return out
-    texts = ids.reshape(-1, ids.shape[-1] if len(ids.shape) else 1).contiguous()
-    most_words(texts, table, -1)
-    flat, table, count, (V, C) = texts.reshape(-1), as_rows(table), ids.numel(), table.shape
+    flat, table = ids.reshape(-1).contiguous(), as_rows(table)
+    check_ids(flat, V)
     tile, unit = tile or config(C, count), unit_of(table.stride(0))
     grid = triton.cdiv(count, tile["ROWS"]), triton.cdiv(C, tile["BLOCK"])
     embed_kernel[grid](flat, table, out, count, V, table.stride(0) // unit, C=C, UNIT=unit, **tile)
@@ -113,41 +116,45 @@ def embed(ids, table, tile=None):
 
 
 @arrays
-def embed_text(ids, words, positions, types, w, b, eps, pad, tile=None):
-    """The front of RoBERTa: the embeddings of words, places and the first token type, added and normalised.
+def embed_backward(dout: Array, ids: Array, table: Array, *, tile: dict[str, Any] | None = None) -> Array:
+    """The gradient of `embed` for its table.
 
-    ids (B, T) integer   words (V, C)   positions (P, C)   types (K, C), of which row 0   w, b (C,)   ->   (B, T, C)
-    InputError for an id outside `words`, and for a text with more words than there are positions after row pad.
+    dout (..., C)   ids (...) integer   table (V, C)   ->   (V, C); the table's numbers are not read
+    InputError for an id outside the table.
     """
-    check_floats("embed_text", words=words, positions=positions, types=types, w=w, b=b)
-    (texts, T), (V, C), P = ids.shape, words.shape, positions.shape[0]
-    if C > WIDEST:
-        raise OpsError(f"embed_text: the kernel takes up to {WIDEST} numbers a word, these have {C}")
-    check_width("embed_text", C, w=w, b=b)
-    out, ids = empty((texts, T, C), words), ids.contiguous()
-    if not ids.numel():
-        return out
-    if most_words(ids, words, pad) > P - pad - 1:
-        raise InputError(
-            f"a text is longer than the {P - pad - 1} tokens that the text tower has positions for: shorten it"
+    check_floats("embed_backward", table=table, dout=dout)
+    (V, C), count = table.shape, ids.numel()
+    if tuple(dout.shape) != (*ids.shape, C):
+        raise OpsError(
+            f"embed_backward: dout has shape {tuple(dout.shape)}, and {(*ids.shape, C)} fits ids {tuple(ids.shape)}"
         )
-    words, positions, types = as_rows(words), as_rows(positions), as_rows(types)
-    tile, unit = tile or config(C, T), unit_of(words.stride(0), positions.stride(0))
-    embed_text_kernel[(triton.cdiv(T, tile["ROWS"]), texts)](
-        ids, words, positions, types, w.contiguous(), b.contiguous(), out,
-        T, V, P, pad, words.stride(0) // unit, positions.stride(0) // unit, eps,
-        C=C, UNIT=unit, BLOCK_T=triton.next_power_of_2(T), **tile,
-    )  # fmt: skip
-    return out
+    dtable, dy, flat = empty((V, C), table), as_rows(dout), ids.reshape(-1).contiguous()
+    if count:
+        check_ids(flat, V)
+    ordered, order = _sorted(flat)
+    if V and C:
+        tile, unit = tile or config(C, V), unit_of(dy.stride(0))
+        embed_backward_kernel[(triton.cdiv(V, tile["ROWS"]), triton.cdiv(C, tile["BLOCK"]))](
+            ordered, order, dy, dtable, count, V, dy.stride(0) // unit, C=C, UNIT=unit, STEPS=count.bit_length(), **tile
+        )
+    return dtable
 
 
-def most_words(texts, table, pad):
-    """Refuse ids outside the table; otherwise the number of words in the longest text.   texts (B, T), contiguous"""
-    B, T = texts.shape
-    seen, V = empty((B, 3), texts, "int64"), table.shape[0]
-    survey_kernel[(B,)](texts, seen, T, pad, BLOCK=min(triton.next_power_of_2(T), 4096), num_warps=4)
-    lowest, highest, words = zip(*seen.tolist(), strict=True)
+def check_ids(ids: Array, V: int) -> None:
+    """Raise InputError for an id outside a table of V rows.   ids (count,), contiguous, at least one"""
+    count = ids.numel()
+    programs = triton.cdiv(count, SURVEYED)
+    seen = empty((programs, 2), ids, "int64")
+    survey_kernel[(programs,)](ids, seen, count, BLOCK=min(triton.next_power_of_2(count), SURVEYED), num_warps=4)
+    lowest, highest = zip(*seen.tolist(), strict=True)
     if min(lowest) < 0 or max(highest) >= V:
         wrong = min(lowest) if min(lowest) < 0 else max(highest)
         raise InputError(f"token id {wrong} has no embedding: the table has {V} rows, ids run from 0 to {V - 1}")
-    return max(words)
+
+
+def _sorted(ids: Array) -> tuple[Array, Array]:
+    """The ids in order, and which token each belongs to; tokens of one id stay in the order of the text."""
+    if isinstance(ids, HostArray):
+        order = np.argsort(ids.array, kind="stable")
+        return HostArray(ids.array[order]), HostArray(order)
+    return ids.sort(stable=True)

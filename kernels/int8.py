@@ -30,10 +30,11 @@ The plain version is `int8_linear` in minivl/ops/plain.py.
 """
 
 import math
+from typing import Any
 
 from minivl.errors import InputError, OpsError
 from minivl.kernels.activations import check_floats
-from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
 from minivl.kernels.linear import check_shapes, rows_at, tile_of
 from minivl.kernels.rows import as_rows, unit_of
 
@@ -161,12 +162,12 @@ INTERPRETED_TILE = dict(BLOCK_M=64, BLOCK_F=128, BLOCK_C=128, GROUP=8, BLOCK_O=1
 INTERPRETED_ROWS = dict(BLOCK_M=64, BLOCK_C=512, enable_fp_fusion=False)
 
 
-def config(M):
+def config(M: int) -> dict[str, Any]:
     """The tile of the product for M tokens."""
     return INTERPRETED_TILE if INTERPRETED else next(tile for most, tile in TILES.items() if M <= most)
 
 
-def _outliers(x, threshold):
+def _outliers(x: Array, threshold: float) -> tuple[Array, Array, Array]:
     """Which columns of x (M, C) hold an |x| >= threshold -> columns (C,), of which count (1,) hold; marked (C,)."""
     M, C = x.shape
     how = INTERPRETED_ROWS if INTERPRETED else FIND
@@ -181,7 +182,7 @@ def _outliers(x, threshold):
     return columns, count, marked
 
 
-def _quantise(x, threshold, marked=None):
+def _quantise(x: Array, threshold: float, marked: Array | None = None) -> tuple[Array, Array]:
     """x (M, C), marked (C,) or None -> q (M, C) int8, a (M,) float32, as the header has them."""
     M, C = x.shape
     how = INTERPRETED_ROWS if INTERPRETED else QUANTISE
@@ -194,7 +195,7 @@ def _quantise(x, threshold, marked=None):
 
 
 @arrays
-def quantise_rows(x, threshold=0.0):
+def quantise_rows(x: Array, threshold: float = 0.0) -> tuple[Array, Array]:
     """Every row of x as 8-bit integers and the absolute maximum that 127 stands for.
 
     x (..., C) float32, float16 or bfloat16   ->   q (..., C) int8, a (...) float32, with x ≈ q · a / 127
@@ -211,7 +212,10 @@ def quantise_rows(x, threshold=0.0):
 
 
 @arrays
-def int8_linear(x, w, scales, b=None, threshold=6.0, tile=None):
+def int8_linear(
+    x: Array, w: Array, scales: Array, b: Array | None = None, threshold: float = 6.0,
+    tile: dict[str, Any] | None = None,
+) -> Array:  # fmt: skip
     """x times the transpose of an int8 weight, plus bias, as LLM.int8() computes it.
 
     x (..., C)   w (F, C) int8   scales (F,) float32, each row's absolute maximum   b (F,), of x's dtype   ->   (..., F)

@@ -170,7 +170,7 @@ class RightBuilder(InterpreterBuilder):
             exact = np.float32 if a.data.itemsize == 1 and inner <= 1024 else np.float64  # 2^7 * 2^7 * 1024 = 2^24
             product = a.data.astype(exact) @ b.data.astype(exact)
             return TensorHandle(product.astype(np.int64).astype(d.data.dtype) + d.data, d.dtype.scalar)
-        kind = np.float64 if a.data.dtype == np.float64 else np.float32
+        kind: type[np.floating] = np.float64 if a.data.dtype == np.float64 else np.float32
         x, y = _numbers(a).astype(kind, copy=False), _numbers(b).astype(kind, copy=False)
         if self.tf32 and input_precision == TF32 and a.data.dtype == np.float32:
             x, y = round_to_tf32(x), round_to_tf32(y)

@@ -14,7 +14,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -61,7 +61,10 @@ if INTERPRETED:
 
     interpreter_math.install()
 
-__all__ = ["INTERPRETED", "HostArray", "arrays", "empty", "name_of", "tl", "triton"]
+__all__ = ["INTERPRETED", "Array", "HostArray", "arrays", "empty", "name_of", "tl", "triton"]
+Array = Any  # a torch tensor or a HostArray, which is what `arrays` turns a NumPy array into
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class HostArray:
@@ -163,18 +166,18 @@ def _unwritten(named: str) -> Any:
     return np.nan if kind.kind == "f" else np.iinfo(kind).min if kind.kind in "iu" else False
 
 
-def arrays(wrapper: Callable) -> Callable:
+def arrays(wrapper: Callable[Given, Result]) -> Callable[Given, Result]:
     """Let a wrapper that was written for tensors take NumPy arrays as well, and give them back.
 
     Raises OpsError for NumPy arrays where kernels run on a GPU, and for CPU tensors there.
     """
 
     @functools.wraps(wrapper)
-    def take(*args: Any, **named: Any) -> Any:
+    def take(*args: Given.args, **named: Given.kwargs) -> Result:
         given = [*args, *named.values()]
         check_place(wrapper, given)
         hosted = any(isinstance(x, np.ndarray) for x in given)
-        result = wrapper(*map(_host, args), **{key: _host(value) for key, value in named.items()})
+        result = wrapper(*map(_host, args), **{key: _host(value) for key, value in named.items()})  # type: ignore
         return _unhost(result) if hosted else result
 
     return take

@@ -18,8 +18,10 @@ The trick is missing on purpose. What the shipped kernel does better, step by st
     schedule    one program takes one row
 """
 
+from typing import Any
+
 from minivl.kernels.activations import check_floats
-from minivl.kernels.launch import arrays, empty, tl, triton
+from minivl.kernels.launch import Array, arrays, empty, tl, triton
 from minivl.kernels.rows import as_rows, check_width
 
 TILE = dict(BLOCK=1024, num_warps=4)
@@ -53,7 +55,7 @@ def layer_norm_naive_kernel(X, W, B, OUT, C, stride, eps, BLOCK: tl.constexpr):
 
 
 @arrays
-def layer_norm_naive(x, w, b, eps, tile=None):
+def layer_norm_naive(x: Array, w: Array, b: Array, eps: float, *, tile: dict[str, Any] | None = None) -> Array:
     """`layer_norm` of minivl/ops/numpy.py.   x (..., C)   w, b (C,)   ->   (..., C)"""
     check_floats("layer_norm_naive", x=x, w=w, b=b)
     check_width("layer_norm_naive", x.shape[-1], w=w, b=b)

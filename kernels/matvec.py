@@ -20,9 +20,11 @@ that it needs once more for itself, from the L1 cache. No tensor core: it would 
 The plain version is `linear` in minivl/ops/numpy.py, with w · s / 127 for w.
 """
 
+from typing import Any
+
 from minivl.errors import InputError, OpsError
 from minivl.kernels.activations import check_floats
-from minivl.kernels.launch import INTERPRETED, arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
 from minivl.kernels.linear import check_shapes, rows_at
 from minivl.kernels.rows import as_rows, unit_of
 
@@ -58,7 +60,7 @@ def matvec_kernel(
     tl.store(Y + m * F + f[:, None], y.to(Y.dtype.element_ty), (m < M) & (f[:, None] < F))
 
 
-def config(dtype):
+def config(dtype: str) -> dict[str, Any]:
     """The tile for weights of this dtype, 512 bytes wide. The interpreter's cost is per program: there it is large."""
     if INTERPRETED:
         return dict(BLOCK_F=256, BLOCK_C=512)
@@ -66,7 +68,9 @@ def config(dtype):
 
 
 @arrays
-def matvec(x, w, scales=None, b=None, tile=None):
+def matvec(
+    x: Array, w: Array, scales: Array | None = None, b: Array | None = None, tile: dict[str, Any] | None = None
+) -> Array:
     """x wᵀ + b for few rows, w as small as it is kept.
 
     x (..., C) of float32, float16 or bfloat16, 1 to 8 rows in all   b (F,) of x's dtype   ->   (..., F) of x's dtype
@@ -91,7 +95,7 @@ def matvec(x, w, scales=None, b=None, tile=None):
     return y
 
 
-def _check_weights(w, scales):
+def _check_weights(w: Array, scales: Array | None) -> None:
     """Raise OpsError unless w has a dtype the kernel takes, with scales if that is int8 and without otherwise."""
     dtype = name_of(w.dtype)
     if dtype not in WIDE:

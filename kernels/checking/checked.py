@@ -223,7 +223,7 @@ class CheckedBuilder(RightBuilder):
             done.sectors = np.unique(addresses // SECTOR).size
             if self.bounds:
                 self._check_bounds(kind, argument, addresses, itemsize)
-            if self.races and kind == "store" and addresses.size < live.size:
+            if self.races and value is not None and addresses.size < live.size:
                 self._check_lanes(argument, live, np.broadcast_to(value.data, on.shape)[on], first, which)
             if argument and not argument.outside(addresses, itemsize).any():
                 done.unique_bytes = self._mark(kind, argument, addresses, itemsize)
@@ -261,8 +261,10 @@ class CheckedBuilder(RightBuilder):
 
     def _mark(self, kind: str, argument: Argument, addresses: np.ndarray, itemsize: int) -> int:
         """Enter who touched these elements; returns the bytes that were new. Raises KernelFault for a race."""
-        units = argument.region.units(addresses, itemsize)
-        clash = argument.region.clash(kind, units, self.program) if self.races else None
+        region = argument.region
+        assert region is not None, "begin_launch gives every argument its region"
+        units = region.units(addresses, itemsize)
+        clash = region.clash(kind, units, self.program) if self.races else None
         if clash:
             place = argument.place(addresses[clash.element])
             raise KernelFault(
@@ -270,7 +272,7 @@ class CheckedBuilder(RightBuilder):
                 f" {self._named(clash.program)} {VERBS[clash.did]}, and nothing orders the two"
                 f" ({clash.count} such elements)"
             )
-        return argument.region.enter(kind, units, self.program)
+        return region.enter(kind, units, self.program)
 
     def _named(self, program: int) -> str:
         """A program by its place in the grid."""

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -162,7 +163,7 @@ def give_regions(arguments: list[Argument]) -> None:
 
 def kernel_line() -> str:
     """The line of the kernel that is being run, as "file.py:88 `x = tl.load(...)`"."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     here = os.path.dirname(os.path.abspath(__file__))
     helpers = {os.path.join(here, name) for name in ("watched_memory.py", "checked.py", "interpreter_math.py")}
     while frame is not None:

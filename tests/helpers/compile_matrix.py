@@ -111,10 +111,10 @@ def attention_cases() -> dict[str, Case]:
             512,
             32,
             64,
-            narrow="a table of a few buckets, gathered once for each head",
+            narrow="two booleans of the mask",
             scale=1.0,
             mask=keys(512),
-            buckets=lambda: array(32, 32),
+            bias=lambda: array(1, 32, 512, 512),
         ),  # fmt: skip
         "attention, 80 wide": case(257, 257, 16, 80),
         "attention, 256 wide": case(257, 257, 8, 256),
@@ -172,17 +172,16 @@ def product_cases() -> dict[str, Case]:
     def useful(constants: dict) -> int:
         return constants["BLOCK_M"] * constants["BLOCK_F"] * constants["BLOCK_C"]
 
-    def case(M: int, C: int, F: int, act=None, residual=False, dtype="float16") -> Case:
+    def case(M: int, C: int, F: int, act=None, dtype="float16") -> Case:
         def call():
-            x, w, b = array(M, C, dtype=dtype), array(F, C, dtype=dtype), array(F, dtype=dtype)
-            return linear(x, w, b, act, array(M, F, dtype=dtype) if residual else None)
+            return linear(array(M, C, dtype=dtype), array(F, C, dtype=dtype), array(F, dtype=dtype), act)
 
         return Case(call, useful if dtype != "float32" else None)
 
     def gated(M: int, dtype="float16") -> Case:
         def call():
             weights = array(5120, 2048, dtype=dtype), array(5120, 2048, dtype=dtype)
-            return gated_linear(array(M, 2048, dtype=dtype), *weights, "gelu_tanh")
+            return gated_linear(array(M, 2048, dtype=dtype), *weights, act="gelu_tanh")
 
         return Case(call, (lambda constants: 2 * useful(constants)) if dtype != "float32" else None)
 
@@ -205,7 +204,7 @@ def product_cases() -> dict[str, Case]:
     return {
         "linear, ViT-g's MLP up": case(514, 1408, 6144, "gelu"),
         "linear, ViT-g's MLP up, float32": case(514, 1408, 6144, "gelu", dtype="float32"),
-        "linear, ViT-g's MLP down": case(514, 6144, 1408, residual=True),
+        "linear, ViT-g's MLP down": case(514, 6144, 1408),
         "linear, Q-Former's MLP up": case(64, 768, 3072, "gelu"),
         "linear, OPT-2.7B's MLP up, 5 beams": case(5, 2560, 10240, "relu"),
         "gated linear, Flan-T5-XL": gated(514),
@@ -254,20 +253,16 @@ def row_cases() -> dict[str, Case]:
     from minivl.kernels.activations import gelu
     from minivl.kernels.checking.compiled import array
     from minivl.kernels.cross_entropy import cross_entropy
-    from minivl.kernels.embeddings import embed, embed_text
+    from minivl.kernels.embeddings import embed
     from minivl.kernels.layer_norm import add_layer_norm, layer_norm, rms_norm
     from minivl.kernels.layer_norm_naive import layer_norm_naive
-    from minivl.kernels.softmax_rows import softmax
+    from minivl.kernels.softmax import softmax
 
     def norm(C: int, dtype: str = "float16") -> Case:
         return Case(lambda: layer_norm(array(514, C, dtype=dtype), array(C, dtype=dtype), array(C, dtype=dtype), 1e-6))
 
     def loss(V: int) -> Case:
         return Case(lambda: cross_entropy(array(40, V), array(40, dtype="int64")))
-
-    def roberta():
-        tables = array(50265, 768), array(514, 768), array(1, 768)
-        return embed_text(array(2, 50, dtype="int64"), *tables, array(768), array(768), 1e-5, 1)
 
     return {
         "layer norm, 768": norm(768),
@@ -287,21 +282,20 @@ def row_cases() -> dict[str, Case]:
         "softmax, 50272": Case(lambda: softmax(array(5, 50272))),
         "cross entropy, 50304": loss(50304),
         "embeddings, OPT-2.7B": Case(lambda: embed(array(2, 32, dtype="int64"), array(50304, 2560))),
-        "embeddings, RoBERTa's front": Case(roberta),
         "gelu": Case(lambda: gelu(array(514, 6144))),
     }
 
 
 def gradient_cases() -> dict[str, Case]:
     """The backward kernels but attention's. A case launches no kernel twice: `wanted` leaves one product out."""
-    from minivl.kernels.activations_backward import gelu_backward
+    from minivl.kernels.activations import gelu_backward
     from minivl.kernels.checking.compiled import array
-    from minivl.kernels.cross_entropy_backward import cross_entropy_backward
-    from minivl.kernels.embeddings_backward import embed_backward
-    from minivl.kernels.layer_norm_backward import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
-    from minivl.kernels.linear_backward import linear_act_backward, linear_backward
-    from minivl.kernels.patches_backward import patch_embed_backward
-    from minivl.kernels.softmax_backward import softmax_backward
+    from minivl.kernels.cross_entropy import cross_entropy_backward
+    from minivl.kernels.embeddings import embed_backward
+    from minivl.kernels.layer_norm import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
+    from minivl.kernels.linear import linear_backward
+    from minivl.kernels.patches import patch_embed_backward
+    from minivl.kernels.softmax import softmax_backward
 
     def product(constants: dict) -> int:
         return constants["BLOCK_R"] * constants["BLOCK_J"] * constants["BLOCK_K"]
@@ -326,9 +320,7 @@ def gradient_cases() -> dict[str, Case]:
     def linear(wanted: tuple[bool, bool, bool], act: str | None = None, dtype: str = "float16") -> Case:
         def call():
             given = [array(*shape, dtype=dtype) for shape in ((514, 6144), (514, 1408), (6144, 1408), (6144,))]
-            if act is None:
-                return linear_backward(*given, wanted=wanted)
-            return linear_act_backward(*given, act=act, wanted=wanted)
+            return linear_backward(*given, act, wanted=wanted)
 
         if dtype == "float32":
             return Case(call, chips=fewer)

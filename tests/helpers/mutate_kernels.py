@@ -6,15 +6,17 @@
 A list is a file tests/helpers/mutants/<name>.py with
 
     FILE = "attention.py"                               in kernels/
-    TESTS = ["test_kernel_attention.py"]                in tests/
-    MUTANTS = [("what is broken", "old text", "new text"), ...]
+    TESTS = ["test_kernel_attention.py"]                in tests/kernels/
+    MUTANTS = [("what is broken", "old text", "new text"), ("what is broken", "old", "new", "function"), ...]
     EQUIVALENT = {"what is broken": "why nobody could tell"}
 
-Old text has to occur exactly once. For each mutant kernels/ is copied to a temporary folder and changed there, and the
-tests run on the copy. The table says which test killed it; the command fails if a mutant survives that is not
-EQUIVALENT, or one dies that is. It takes many minutes, and is no part of a plain pytest run.
+Old text has to occur exactly once: in the file, or in the function that is named. For each mutant kernels/ is copied
+to a temporary folder and changed there, and the tests run on the copy. The table says which test killed it; the command
+fails if a mutant survives that is not EQUIVALENT, or one dies that is. It takes many minutes, and is no part of a plain
+pytest run.
 """
 
+import ast
 import contextlib
 import io
 import multiprocessing
@@ -27,9 +29,10 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-KERNELS = HERE.parent / "kernels"
+ROOT = HERE.parents[1]
+KERNELS, TESTS = ROOT / "kernels", ROOT / "tests" / "kernels"
 os.environ["TRITON_INTERPRET"] = "1"
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path[:0] = [str(ROOT), str(HERE)]
 
 
 class FirstFailure:
@@ -46,7 +49,7 @@ def tests_on(kernels, tests):
     """None if all pass on this folder of kernels, otherwise the name of the first test that fails."""
     # A child of this process has everything heavy imported already, and nothing it does to modules comes back.
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        return pool.apply(run_tests, (str(kernels), [str(HERE / test) for test in tests]))
+        return pool.apply(run_tests, (str(kernels), [str(TESTS / test) for test in tests]))
 
 
 def run_tests(kernels, files):
@@ -57,23 +60,34 @@ def run_tests(kernels, files):
     minivl.kernels.__path__ = [kernels]  # the doorway: from here on `minivl.kernels.attention` is the copy's
     plugin = FirstFailure()
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        status = pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *files], plugins=[plugin])
+        options = ["-x", "-q", "-n", "0", "--tb=no", "-p", "no:cacheprovider", f"--rootdir={ROOT}"]
+        status = pytest.main([*options, *files], plugins=[plugin])
     return plugin.name or (f"pytest, which ends with {status!r}" if status else None)
 
 
-def mutate(source, name, old, new):
+def mutate(source, name, old, new, function=None):
     """The source with one text replaced; an error if that text is not there exactly once, or nothing changes."""
-    if source.count(old) != 1 or old == new:
+    before, place, after = ("", source, "") if function is None else around(source, function)
+    if place.count(old) != 1 or old == new:
         raise SystemExit(
-            f"mutant {name!r}: its text occurs {source.count(old)} times in the kernel, and must once: {old!r}"
+            f"mutant {name!r}: its text occurs {place.count(old)} times in {function or 'the file'}, and must once:"
+            f" {old!r}"
         )
-    return source.replace(old, new)
+    return before + place.replace(old, new) + after
+
+
+def around(source, function):
+    """The source in three pieces: before a function, the function, and after it."""
+    [node] = [x for x in ast.parse(source).body if isinstance(x, ast.FunctionDef) and x.name == function]
+    lines = source.splitlines(keepends=True)
+    pieces = lines[: node.lineno - 1], lines[node.lineno - 1 : node.end_lineno], lines[node.end_lineno :]
+    return tuple("".join(piece) for piece in pieces)
 
 
 def judge(mutants):
     """Run one list; print a table row for every mutant; return how many turned out other than the list says."""
     source = (KERNELS / mutants["FILE"]).read_text()
-    changed = [(name, mutate(source, name, old, new)) for name, old, new in mutants["MUTANTS"]]
+    changed = [(name, mutate(source, name, *how)) for name, *how in mutants["MUTANTS"]]
     surprises = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "kernels"

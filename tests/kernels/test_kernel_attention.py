@@ -11,7 +11,7 @@ from kernel_checks import LAYOUTS, double, draw, no_worse
 
 from minivl.errors import OpsError
 from minivl.kernels import attention_naive
-from minivl.kernels.attention import attention, bucket_starts, parts, relative_line
+from minivl.kernels.attention import attention, parts
 from minivl.ops import numpy as numpy_ops
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -219,62 +219,6 @@ def test_on_numpy_arrays(device, rng):
     out, lse = attention(q, k, v, mask=mask, with_lse=True)
     assert isinstance(out, np.ndarray) and lse.shape == (1, 2, 20)
     np.testing.assert_allclose(out, numpy_ops.attention(q, k, v, mask=mask), atol=1e-6)
-
-
-# T5's relative positions
-
-
-def their_buckets(distance, bidirectional, buckets, max_distance):
-    """Their function, an oracle: bucket of each distance key - query."""
-    from transformers.models.t5.modeling_t5 import T5Attention
-
-    return T5Attention._relative_position_bucket(distance, bidirectional, buckets, max_distance).numpy()
-
-
-@pytest.mark.parametrize("two_way", [True, False])
-@pytest.mark.parametrize("buckets, far", [(32, 128), (32, 20), (8, 16), (16, 100), (4, 9), (64, 1000)])
-def test_every_distance_has_its_bucket(two_way, buckets, far, device):
-    table = torch.arange(buckets, device=device)[:, None] + torch.tensor([0.0, 0.25], device=device)  # (buckets, H)
-    line = double(relative_line(table, two_way, far))
-    wanted = their_buckets(torch.arange(-far, far + 1), two_way, buckets, far)
-    np.testing.assert_array_equal(line, np.stack([wanted, wanted + 0.25]))
-    beyond = their_buckets(torch.tensor([-5 * far, -far - 1, far + 1, 5 * far]), two_way, buckets, far)
-    assert beyond.tolist() == [wanted[0], wanted[0], wanted[-1], wanted[-1]]
-
-
-def test_the_first_distance_of_every_bucket():
-    assert bucket_starts(16, 128) == (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91)
-
-
-@few
-@given(
-    st.integers(1, 60), st.integers(1, 60), st.booleans(), st.booleans(), st.sampled_from([None, 0, 7]), st.booleans()
-)
-def test_buckets_are_added_to_the_scores(device, T, S, two_way, causal, offset, masked):
-    """The line is for distances up to 20 here, so that both ends of it are met."""
-    rng = np.random.default_rng(T * S)
-    q, k, v = (draw(rng, (1, 2, n, 32), "float32", device, "padded", p) for n, p in ((T, 8), (S, 16), (S, 3)))
-    table = draw(rng, (16, 2), "float32", device, "padded")
-    mask = some_mask(rng, 1, 2, T, S, "pairs" if masked else "none", device)
-    first = S - T if offset is None else offset
-    buckets = their_buckets(torch.arange(S)[None, :] - (torch.arange(T)[:, None] + first), two_way, 16, 20)
-    bias = table[torch.from_numpy(buckets)].permute(2, 0, 1)[None]  # (1, H, T, S)
-    exact, exact_lse = exactly(q, k, v, mask, bias, causal, 1.0)
-    out, lse = attention(
-        q, k, v, mask=mask, causal=causal, scale=1.0, with_lse=True, blocks=SMALL,
-        buckets=table, bidirectional=two_way, max_distance=20, offset=offset,
-    )  # fmt: skip
-    no_worse(out, exact, in_torch(q, k, v, mask, bias, causal, 1.0), 1e-4, "buckets")
-    np.testing.assert_allclose(double(lse), exact_lse, rtol=3e-6, atol=1e-5)
-
-
-def test_buckets_and_a_bias_together(device, rng):
-    q, k, v = (draw(rng, (1, 2, n, 16), "float32", device) for n in (20, 30, 30))
-    table, bias = draw(rng, (8, 2), "float32", device), draw(rng, (1, 1, 20, 30), "float16", device)
-    buckets = their_buckets(torch.arange(30)[None, :] - torch.arange(20)[:, None] - 10, True, 8, 128)
-    both = double(bias) + double(table[torch.from_numpy(buckets)].permute(2, 0, 1)[None])
-    out = attention(q, k, v, bias=bias, buckets=table, blocks=SMALL)
-    np.testing.assert_allclose(double(out), exactly(q, k, v, bias=torch.from_numpy(both))[0], atol=2e-6)
 
 
 # the kernels to read first

@@ -142,13 +142,16 @@ def test_an_expanded_bias_has_a_gradient_of_its_own_shape(device, rng):
     assert check(dout, q, k, v, bias=bias)[3].shape == (1, 2, 20, 37)
 
 
-def test_the_gradient_of_a_bias_may_be_left_out(device, rng):
+def test_only_what_is_wanted(device, rng):
+    """dk and dv come from one kernel, so that both are there if either is wanted."""
     dout, q, k, v = four(rng, 20, 37, 16, "float32", device)
     bias = draw(rng, (1, 2, 1, 37), "float32", device)
-    wanted = in_torch(dout, q, k, v, bias=bias)
-    *grads, none = attention_backward(dout, q, k, v, bias=bias, bias_wanted=False)
-    assert none is None
-    assert all(torch.allclose(x, y, atol=1e-5) for x, y in zip(grads, wanted, strict=False))
+    exact = in_torch(dout, q, k, v, bias=bias)
+    for wanted in ((True, True, True, False), (True, False, False, False), (False, True, False, True), (False,) * 4):
+        grads = attention_backward(dout, q, k, v, bias=bias, wanted=wanted)
+        given = (wanted[0], wanted[1] or wanted[2], wanted[1] or wanted[2], wanted[3])
+        assert tuple(x is not None for x in grads) == given
+        assert all(x is None or torch.allclose(x, y, atol=1e-5) for x, y in zip(grads, exact, strict=True))
 
 
 def test_a_query_that_sees_nothing_gives_no_gradient_and_has_none(device, rng):

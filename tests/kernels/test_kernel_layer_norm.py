@@ -1,4 +1,4 @@
-"""kernels/layer_norm.py and its naive version: result, sum, mean and 1/σ against float64, and no worse than torch."""
+"""kernels/layer_norm.py and its naive version against float64, and no worse than torch: results and gradients."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,26 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_checks import LAYOUTS, double, draw, no_worse, same_bits
+from kernel_gradients import hold, size
 
 from minivl.errors import OpsError
 from minivl.kernels import rows
-from minivl.kernels.layer_norm import WIDEST, add_layer_norm, config, layer_norm, rms_norm
+from minivl.kernels.layer_norm import (
+    WIDEST,
+    WIDEST_BACKWARD,
+    add_layer_norm,
+    add_layer_norm_backward,
+    backward_config,
+    config,
+    layer_norm,
+    layer_norm_backward,
+    rms_norm,
+    rms_norm_backward,
+)
 from minivl.kernels.layer_norm_naive import layer_norm_naive
+from minivl.ops import backward as numpy_backward
 from minivl.ops import numpy as numpy_ops
+from minivl.ops import torch as torch_ops
 
 DTYPES = ("float32", "float16", "bfloat16")
 CAP = {"float32": 5e-5, "float16": 0.02, "bfloat16": 0.15}
@@ -22,6 +36,8 @@ few = settings(
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+dtypes, layouts = st.sampled_from(DTYPES), st.lists(st.sampled_from(LAYOUTS), min_size=5, max_size=5)
+seeds = st.integers(0, 2**32 - 1)
 
 
 def exact_statistics(x, eps=EPS):
@@ -188,6 +204,125 @@ def test_no_rows_and_one_row(device):
     assert layer_norm(torch.arange(8.0, device=device), w, w, EPS).shape == (8,)
 
 
+def test_refusals(device):
+    x, w = torch.ones(2, 8, device=device), torch.ones(8, device=device)
+    with pytest.raises(OpsError, match="x is float64"):
+        layer_norm(x.double(), w.double(), w.double(), EPS)
+    with pytest.raises(OpsError, match="w is float16 and x is float32"):
+        rms_norm(x, w.half(), EPS)
+    with pytest.raises(OpsError, match=r"layer_norm: b has shape \(7,\), the rows need \(8,\)"):
+        layer_norm(x, w, w[:7], EPS)
+    with pytest.raises(OpsError, match=r"x has shape \(2, 8\) and y \(1, 8\)"):
+        add_layer_norm(x, x[:1], w, w, EPS)
+
+
+# ---- backward --------------------------------------------------------------------------------------------------
+def hold_gradients(x, y, dout, dsum, w, b, what, tile=None, eps=EPS):
+    """Layer norm, RMS norm, and the norm of a sum that is carried on."""
+    one, carried = size(dout), torch.cat([dout, dsum])
+    steep = one * size(w) / np.sqrt(double(x).var(-1).min() + eps)
+    got = layer_norm_backward(dout, x, w, b, eps, tile=tile)
+    hold(got, lambda *a: torch_ops.layer_norm(*a, eps), dout, [x, w, b], f"layer norm of {what}", (steep, one, one))
+    got = rms_norm_backward(dout, x, w, eps, tile=tile)
+    hold(got, lambda *a: torch_ops.rms_norm(*a, eps), dout, [x, w], f"RMS norm of {what}", (steep, one))
+    got = add_layer_norm_backward(dout, x, y, w, b, eps, dsum=dsum, tile=tile)
+    assert got[0] is got[1]
+    steep = one * size(w) / np.sqrt((double(x) + double(y)).var(-1).min() + eps)
+
+    def both(x, y, w, b):  # the first half gets dout, the second half dsum
+        return torch.cat([torch_ops.add_layer_norm(x, y, w, b, eps), x + y])
+
+    hold(got, both, carried, [x, y, w, b], f"layer norm of a sum of {what}", (steep, steep, one, one))
+
+
+@few
+@given(st.integers(1, 9), st.integers(5, 70), st.sampled_from([1, 2, 4]), st.integers(1, 3), dtypes, layouts, seeds)
+def test_gradients_in_small_tiles(device, watch, rows, C, ROWS, PARTS, dtype, layouts, seed):
+    """Ragged rows; chunks of them in several programs; strides of every kind. Narrower rows do nothing but cancel."""
+    rng, tile = np.random.default_rng(seed), dict(ROWS=ROWS, BLOCK=128, PARTS=PARTS)
+    x, y, dout, dsum = (draw(rng, (rows, C), dtype, device, *how) for how in zip(layouts, (3, 8, 5, 1), strict=False))
+    w, b = draw(rng, (C,), dtype, device, layouts[4]), draw(rng, (C,), dtype, device)
+    with watch():
+        hold_gradients(x, y, dout, dsum, w, b, f"{rows} x {C} in {PARTS} programs of {ROWS} rows", tile)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("C", [1, 88, 768, 1408, 5000])
+def test_gradients_of_the_models_widths(C, dtype, device, rng):
+    x, y, dout, dsum = (draw(rng, (6, C), dtype, device, LAYOUTS[(C + i) % 5]) for i in range(4))
+    w, b = draw(rng, (C,), dtype, device, "strided"), draw(rng, (C,), dtype, device)
+    hold_gradients(x, y, dout, dsum, w, b, f"rows of {C}")
+
+
+def test_gradients_of_more_axes_and_none(device, rng):
+    x, dout = draw(rng, (2, 3, 8), "float32", device), draw(rng, (2, 3, 8), "float32", device, "permuted")
+    w, b = draw(rng, (8,), "float32", device), draw(rng, (8,), "float32", device)
+    dx, dw, db = layer_norm_backward(dout, x, w, b, EPS)
+    assert (dx.shape, dw.shape, db.shape) == ((2, 3, 8), (8,), (8,))
+    hold((dx, dw, db), lambda *a: torch_ops.layer_norm(*a, EPS), dout, [x, w, b], "three axes")
+    dx, dw, db = layer_norm_backward(dout[:, :0], x[:, :0], w, b, EPS)
+    assert dx.shape == (2, 0, 8) and dw.tolist() == db.tolist() == [0.0] * 8
+    assert rms_norm_backward(dout[0, 0], x[0, 0], w, EPS)[0].shape == (8,)
+
+
+@pytest.mark.parametrize("eps", [1e-12, 0.5])
+def test_gradients_with_eps(eps, device, rng):
+    x, y, dout, dsum = (0.1 * draw(rng, (3, 40), "float32", device) for _ in range(4))
+    hold_gradients(x, y, dout, dsum, x[0].clone(), y[0].clone(), f"eps {eps}", eps=eps)
+
+
+def test_a_large_mean_costs_the_gradients_no_digits(device, rng):
+    """Rows that vary by 0.01 around 10,000, where float32 itself has steps of 0.001."""
+    x = torch.tensor(1e4 + 0.01 * rng.standard_normal((4, 1408)), dtype=torch.float32, device=device)
+    dout, w = draw(rng, (4, 1408), "float32", device), torch.ones(1408, device=device)
+    got = layer_norm_backward(dout, x, w, w, 1e-12)
+    exact = numpy_backward.layer_norm_backward(double(dout), double(x), double(w), double(w), 1e-12)
+    for ours, true in zip(got, exact, strict=True):
+        np.testing.assert_allclose(double(ours), true, atol=1e-5 * np.abs(true).max())
+
+
+def test_only_what_is_wanted(device, rng):
+    x, dout, w = (draw(rng, shape, "float32", device) for shape in ((5, 8), (5, 8), (8,)))
+    dx, dw, db = layer_norm_backward(dout, x, w, w, EPS)
+    for wanted in ((True, False, True), (True, True, False), (True, False, False)):
+        parts = layer_norm_backward(dout, x, w, w, EPS, wanted=wanted)
+        for ours, all_of_it, want in zip(parts, (dx, dw, db), wanted, strict=True):
+            assert ours is None if not want else (ours == all_of_it).all()
+    assert rms_norm_backward(dout, x, w, EPS, wanted=(True, False))[1] is None
+    assert [g is None for g in add_layer_norm_backward(dout, x, x, w, w, EPS, wanted=(True, False, False, True))] == [
+        False, False, True, False,
+    ]  # fmt: skip
+
+
+def test_the_sum_is_found_again_before_it_was_rounded(device):
+    """2048 + 0.5 is 2048 in float16: of the rounded sum it would be the gradient of a constant row."""
+    x = torch.full((1, 8), 2048.0, dtype=torch.float16, device=device)
+    y = torch.tensor([[0.5, 0.0] * 4], dtype=torch.float16, device=device)
+    dout = torch.tensor([[1.0, 1, -1, -1, 0, 0, 0, 0]], dtype=torch.float16, device=device)
+    w = torch.ones(8, dtype=torch.float16, device=device)
+    dx, _, dw, _ = add_layer_norm_backward(dout, x, y, w, w, 1e-6)
+    np.testing.assert_allclose(double(dx), 4 * double(dout), rtol=2e-3)  # 1/σ of 0.5 and 0 is 4
+    np.testing.assert_allclose(double(dw), [1, -1, -1, 1, 0, 0, 0, 0], atol=1e-3)
+
+
+def test_backward_refuses(device):
+    x, w = torch.ones(2, 8, device=device), torch.ones(8, device=device)
+    with pytest.raises(OpsError, match=r"layer_norm_backward: dout has shape \(1, 8\) and x \(2, 8\)"):
+        layer_norm_backward(x[:1], x, w, w, EPS)
+    with pytest.raises(OpsError, match=r"add_layer_norm_backward: y has shape \(1, 8\)"):
+        add_layer_norm_backward(x, x, x[:1], w, w, EPS)
+    with pytest.raises(OpsError, match="dsum is float16 and x is float32"):
+        add_layer_norm_backward(x, x, x, w, w, EPS, dsum=x.half())
+    with pytest.raises(OpsError, match=r"rms_norm_backward: w has shape \(7,\)"):
+        rms_norm_backward(x, x, w[:7], EPS)
+    with pytest.raises(OpsError, match="x is float64"):
+        layer_norm_backward(x.double(), x.double(), w.double(), w.double(), EPS)
+    wide = torch.ones(1, WIDEST_BACKWARD + 1, device=device)
+    with pytest.raises(OpsError, match="keeps up to 8192: use the torch ops"):
+        rms_norm_backward(wide, wide, wide[0], EPS)
+
+
+# ---- both ------------------------------------------------------------------------------------------------------
 def test_numpy_arrays_in_and_out(rng):
     if not rows.INTERPRETED:
         pytest.skip("NumPy arrays need the interpreter")
@@ -202,22 +337,29 @@ def test_numpy_arrays_in_and_out(rng):
         np.testing.assert_array_equal(a, kept)
 
 
-def test_refusals(device):
-    x, w = torch.ones(2, 8, device=device), torch.ones(8, device=device)
-    with pytest.raises(OpsError, match="x is float64"):
-        layer_norm(x.double(), w.double(), w.double(), EPS)
-    with pytest.raises(OpsError, match="w is float16 and x is float32"):
-        rms_norm(x, w.half(), EPS)
-    with pytest.raises(OpsError, match=r"layer_norm: b has shape \(7,\), the rows need \(8,\)"):
-        layer_norm(x, w, w[:7], EPS)
-    with pytest.raises(OpsError, match=r"x has shape \(2, 8\) and y \(1, 8\)"):
-        add_layer_norm(x, x[:1], w, w, EPS)
+def test_gradients_of_numpy_arrays(rng):
+    if not rows.INTERPRETED:
+        pytest.skip("NumPy arrays need the interpreter")
+    x, dout, w = (rng.standard_normal(shape, np.float32) for shape in ((4, 9), (4, 9), 9))
+    for kernel, plain, args in (
+        (layer_norm_backward, numpy_backward.layer_norm_backward, (dout, x, w, w, EPS)),
+        (rms_norm_backward, numpy_backward.rms_norm_backward, (dout, x[::2, ::-1].repeat(2, 0), w, EPS)),
+    ):
+        before = [np.copy(a) for a in args]
+        for ours, theirs in zip(kernel(*args), plain(*args), strict=True):
+            assert isinstance(ours, np.ndarray)
+            np.testing.assert_allclose(ours, theirs, atol=2e-6)
+        for a, kept in zip(args, before, strict=True):
+            np.testing.assert_array_equal(a, kept)
 
 
-def test_the_table_of_tiles(monkeypatch):
+def test_the_tables_of_tiles(monkeypatch):
     """What a GPU gets: a load of 16 bytes in float16 for each thread, narrow rows together, wide ones in a loop."""
     monkeypatch.setattr(rows, "INTERPRETED", False)
     assert config(1408) == dict(BLOCK=2048, ROWS=1, num_warps=8)
     assert config(768) == dict(BLOCK=1024, ROWS=1, num_warps=4)
     assert config(88) == dict(BLOCK=128, ROWS=8, num_warps=4)
     assert config(5000) == dict(BLOCK=WIDEST, ROWS=1, num_warps=8)
+    assert backward_config(1408) == dict(BLOCK=2048, ROWS=1, PARTS=256, num_warps=8)
+    assert backward_config(88) == dict(BLOCK=128, ROWS=8, PARTS=256, num_warps=4)
+    assert backward_config(5120) == dict(BLOCK=8192, ROWS=1, PARTS=256, num_warps=16)

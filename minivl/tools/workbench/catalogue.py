@@ -19,69 +19,62 @@ class Kernel:
     file: str  # in kernels/
     ops: tuple[str, ...]  # of the record, that it computes; none: something that no record has
     used: str  # where in the models
-    test: str  # in tests/
     formula: str = ""  # where its docstring does not begin with one
 
+    @property
+    def test(self) -> str:
+        """The file in tests/kernels that tests it; a naive version is tested beside the one that ships."""
+        return f"test_kernel_{self.file.removesuffix('_naive')}.py"
 
-_NORMS, _ROWS, _LINEAR = "test_kernel_layer_norm.py", "test_kernel_rows.py", "test_kernel_linear.py"
-_BACK_ROWS, _BACK_PRODUCTS = "test_kernel_backward_rows.py", "test_kernel_backward_products.py"
+
 _ACTS = ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")
 _LOSS = "dlogits = dloss (softmax(logits) - 1 at the target) / number of targets"
 KERNELS = {
-    "attention": Kernel("attention", ("attention",), "every transformer: eyes, Q-Former, OPT, T5, RoBERTa, bridges",
-                        "test_kernel_attention.py"),
-    "attention_naive": Kernel("attention_naive", ("attention",), "nowhere: the one to read first",
-                              "test_kernel_attention.py"),
-    "attention_weights": Kernel("attention_naive", ("attention_weights",), "output_attentions=True",
-                                "test_kernel_attention.py"),
-    "relative_line": Kernel("attention", (), "T5's bias, one line for each head", "test_kernel_attention.py",
-                            "line[h, distance] = table[bucket(distance), h]"),
-    "decode_attention": Kernel("decode_attention", (), "OPT and T5 while they write, one token at a time",
-                               "test_kernel_decode_attention.py"),
-    "layer_norm": Kernel("layer_norm", ("layer_norm",), "before or after every block but T5's", _NORMS),
+    "attention": Kernel("attention", ("attention",), "every transformer: eyes, Q-Former, OPT, T5, RoBERTa, bridges"),
+    "attention_naive": Kernel("attention_naive", ("attention",), "nowhere: the one to read first"),
+    "attention_weights": Kernel("attention_naive", ("attention_weights",), "output_attentions=True"),
+    "decode_attention": Kernel("decode_attention", (), "OPT and T5 while they write, one token at a time"),
+    "layer_norm": Kernel("layer_norm", ("layer_norm",), "before or after every block but T5's",
+                         "y = (x - mean) / √(var + eps) · w + b"),
     "add_layer_norm": Kernel("layer_norm", ("add_layer_norm",), "Q-Former, RoBERTa and the bridges, after each step",
-                             _NORMS, "y = layer_norm(x + z)"),
-    "rms_norm": Kernel("layer_norm", ("rms_norm",), "T5", _NORMS, "y = x / √(mean(x²) + eps) · w"),
-    "layer_norm_naive": Kernel("layer_norm_naive", ("layer_norm",), "nowhere: the one to read first", _NORMS),
-    "linear": Kernel("linear", ("linear", "linear_act"), "every projection and MLP", _LINEAR),
-    "gated_linear": Kernel("linear", (), "the first half of Flan-T5's MLP", _LINEAR),
-    "gelu": Kernel("activations", ("gelu",), "the eye, Q-Former, RoBERTa", _ROWS),
-    "gelu_tanh": Kernel("activations", ("gelu_tanh",), "Flan-T5", _ROWS),
-    "quick_gelu": Kernel("activations", ("quick_gelu",), "CLIP's eye", _ROWS),
-    "relu": Kernel("activations", ("relu",), "OPT", _ROWS),
-    "silu": Kernel("activations", ("silu",), "where a configuration asks for it", _ROWS),
-    "tanh": Kernel("activations", ("tanh",), "BridgeTower's poolers", _ROWS),
-    "softmax": Kernel("softmax_rows", ("softmax",), "scores of words while writing", _ROWS),
-    "cross_entropy": Kernel("cross_entropy", ("cross_entropy",), "every loss", _ROWS),
-    "embed": Kernel("embeddings", ("embed",), "words of OPT, T5, RoBERTa", "test_kernel_embeddings.py"),
-    "embed_text": Kernel("embeddings", (), "the front of RoBERTa", "test_kernel_embeddings.py"),
-    "patch_embed": Kernel("patches", ("patch_embed",), "the front of both eyes", _LINEAR),
-    "quantise_rows": Kernel("int8", (), "load_in_8bit, the input of every large layer", "test_kernel_int8.py"),
-    "int8_linear": Kernel("int8", ("linear",), "load_in_8bit, many tokens", "test_kernel_int8.py",
+                             "y = layer_norm(x + z)"),
+    "rms_norm": Kernel("layer_norm", ("rms_norm",), "T5", "y = x / √(mean(x²) + eps) · w"),
+    "layer_norm_naive": Kernel("layer_norm_naive", ("layer_norm",), "nowhere: the one to read first"),
+    "linear": Kernel("linear", ("linear", "linear_act"), "every projection and MLP", "y = act(x wᵀ + b)"),
+    "gated_linear": Kernel("linear", (), "the first half of Flan-T5's MLP"),
+    "gelu": Kernel("activations", ("gelu",), "the eye, Q-Former, RoBERTa"),
+    "gelu_tanh": Kernel("activations", ("gelu_tanh",), "Flan-T5"),
+    "quick_gelu": Kernel("activations", ("quick_gelu",), "CLIP's eye"),
+    "relu": Kernel("activations", ("relu",), "OPT"),
+    "silu": Kernel("activations", ("silu",), "where a configuration asks for it"),
+    "tanh": Kernel("activations", ("tanh",), "BridgeTower's poolers"),
+    "softmax": Kernel("softmax", ("softmax",), "scores of words while writing"),
+    "cross_entropy": Kernel("cross_entropy", ("cross_entropy",), "every loss"),
+    "embed": Kernel("embeddings", ("embed",), "words of OPT, T5, RoBERTa"),
+    "patch_embed": Kernel("patches", ("patch_embed",), "the front of both eyes"),
+    "quantise_rows": Kernel("int8", (), "load_in_8bit, the input of every large layer"),
+    "int8_linear": Kernel("int8", ("linear",), "load_in_8bit, many tokens",
                           "y = (q · a) (p · s)ᵀ / 127² + outlier columns in float16 + b"),
-    "matvec": Kernel("matvec", ("linear",), "int8 and 16-bit weights, one to eight tokens", "test_kernel_matvec.py"),
+    "matvec": Kernel("matvec", ("linear",), "int8 and 16-bit weights, one to eight tokens"),
     "attention_backward": Kernel("attention_backward", ("attention_backward",), "training",
-                                 "test_kernel_attention_backward.py", "dv = pᵀ dout; ds = p (dout vᵀ - δ); dq = scale"
+                                 "dv = pᵀ dout; ds = p (dout vᵀ - δ); dq = scale"
                                  " · ds k; dk = scale · dsᵀ q; dbias = Σ ds"),
-    **{f"{op}_backward": Kernel("layer_norm_backward", (f"{op}_backward",), "training", _BACK_ROWS, formula)
+    **{f"{op}_backward": Kernel("layer_norm", (f"{op}_backward",), "training", formula)
        for op, formula in (("layer_norm", "dx = ρ (g - mean(g) - n mean(g n)), g = dout · w; dw = Σ dout n"),
                            ("add_layer_norm", "dx = dz = that of layer_norm(x + z)"),
                            ("rms_norm", "dx = ρ (g - n mean(g n)), g = dout · w; dw = Σ dout n"))},
-    **{f"{op}_backward": Kernel("linear_backward", (f"{op}_backward",), "training", _BACK_PRODUCTS, formula)
+    **{f"{op}_backward": Kernel("linear", (f"{op}_backward",), "training", formula)
        for op, formula in (("linear", "dx = dout w; dw = doutᵀ x; db = Σ dout"),
                            ("linear_act", "dz = dout · act'(z); dx = dz w; dw = dzᵀ x; db = Σ dz"))},
-    **{f"{act}_backward": Kernel("activations_backward", (f"{act}_backward",), "training", _BACK_ROWS)
-       for act in _ACTS},
-    "softmax_backward": Kernel("softmax_backward", ("softmax_backward",), "training", _BACK_ROWS,
-                               "dx = y (dout - Σ y dout)"),
-    "cross_entropy_backward": Kernel("cross_entropy_backward", ("cross_entropy_backward",), "training", _BACK_ROWS,
-                                     _LOSS),
-    "cross_entropy_backward_in_place": Kernel("cross_entropy_backward", (), "training, without another table of logits",
-                                              _BACK_ROWS, _LOSS),
-    "embed_backward": Kernel("embeddings_backward", ("embed_backward",), "training", _BACK_ROWS),
-    "patch_embed_backward": Kernel("patches_backward", ("patch_embed_backward",), "training", _BACK_PRODUCTS,
+    **{f"{act}_backward": Kernel("activations", (f"{act}_backward",), "training") for act in _ACTS},
+    "softmax_backward": Kernel("softmax", ("softmax_backward",), "training", "dx = y (dout - Σ y dout)"),
+    "cross_entropy_backward": Kernel("cross_entropy", ("cross_entropy_backward",), "training", _LOSS),
+    "cross_entropy_backward_in_place": Kernel("cross_entropy", (), "training, without another table of logits", _LOSS),
+    "embed_backward": Kernel("embeddings", ("embed_backward",), "training",
+                             "dtable[v] = Σ dout[t] over the tokens t with ids[t] = v"),
+    "patch_embed_backward": Kernel("patches", ("patch_embed_backward",), "training",
                                    "dw = doutᵀ patches; dpixels = dout w, put back in place; db = Σ dout"),
-    "column_sums": Kernel("column_sums", (), "training, the gradients of biases and of norms' w and b", _BACK_ROWS),
+    "column_sums": Kernel("column_sums", (), "training, the gradients of biases and of norms' w and b"),
 }  # fmt: skip
 _FUNCTIONS = {"attention_naive": "attention"}  # in their file
 
@@ -123,8 +116,8 @@ def formula(name: str) -> str:
     label = wanted.removesuffix("_backward")
     labelled = [line.removeprefix(label) for line in header if line.split(" ")[0] == label]
     inside = [line.strip() for line in own.split("\n")[1:] if line.startswith("    ")]
-    found = (inside or labelled or header)[0].strip()
-    return re.split(r"\s{4,}", found)[0]  # what stands further right explains it
+    found = re.split(r"\s{4,}", (inside or labelled or header)[0].strip())
+    return found[1 if name.endswith("_backward") else 0]  # a table has the derivative in its second column
 
 
 def kernels_of(file: str) -> list[str]:
@@ -151,6 +144,10 @@ def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
+def _reference(op: str) -> str:
+    return f"minivl.ops.{'backward' if op.endswith('_backward') else 'numpy'}.{op}"
+
+
 def all_about(name: str) -> str:
     """The same of one kernel, and its shapes."""
     from .model_shapes import SITES
@@ -160,7 +157,7 @@ def all_about(name: str) -> str:
         name,
         f"  formula     {' '.join(formula(name).split())}",
         f"  file        kernels/{kernel.file}.py ({', '.join(kernels_of(kernel.file))})",
-        f"  reference   {', '.join(f'minivl.ops.numpy.{op}' for op in kernel.ops) or 'none in the record'}",
+        f"  reference   {', '.join(map(_reference, kernel.ops)) or 'none in the record'}",
         f"  used        {kernel.used}",
         f"  test        tests/kernels/{kernel.test}",
         "  shapes      (--shape) the first is taken unless another is named",

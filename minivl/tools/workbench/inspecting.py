@@ -22,7 +22,7 @@ from .roofline import roofline
 PRODUCTS = {  # file and kernel: multiply-adds of the formula in a trip of the main loop, from its constants
     "attention.attention_kernel": lambda c: 2 * c["BT"] * c["BS"] * c["D"],
     "attention_naive.product_kernel": lambda c: c["BT"] * c["BS"] * c["D"],
-    "linear_backward.product_kernel": lambda c: c["BLOCK_R"] * c["BLOCK_J"] * c["BLOCK_K"],
+    "linear.product_kernel": lambda c: c["BLOCK_R"] * c["BLOCK_J"] * c["BLOCK_K"],
     "attention_backward.keys_kernel": lambda c: 4 * c["BT"] * c["BS"] * c["D"],
     "attention_backward.queries_kernel": lambda c: 3 * c["BT"] * c["BS"] * c["D"],
     "attention_backward.bias_kernel": lambda c: 2 * c["BT"] * c["BS"] * c["D"],

@@ -63,7 +63,7 @@ def _linear(M: int, C: int, F: int, about: str, *more: Any) -> Site:
 
 def _gated(M: int) -> Site:
     def call(wrapper: Callable, make: Make) -> Any:
-        return wrapper(make(M, 2048), make(5120, 2048), make(5120, 2048), "gelu_tanh")
+        return wrapper(make(M, 2048), make(5120, 2048), make(5120, 2048), act="gelu_tanh")
 
     return Site(f"x ({M}, 2048), gate and up (5120, 2048)", call, 2 * M * 2048 * 5120)
 
@@ -82,11 +82,6 @@ def _embed(rows: int, C: int, about: str) -> Site:
         return wrapper(make(2, 32, dtype="int64"), make(rows, C))
 
     return Site(f"ids (2, 32), table ({rows}, {C}): {about}", call, gathers=True)
-
-
-def _embed_text(wrapper: Callable, make: Make) -> Any:
-    tables = make(50265, 768), make(514, 768), make(1, 768)
-    return wrapper(make(2, 50, dtype="int64"), *tables, make(768), make(768), 1e-5, 1)
 
 
 def _loss(wrapper: Callable, make: Make) -> Any:
@@ -133,11 +128,10 @@ SITES: dict[str, dict[str, Site]] = {
         "OPT-2.7B": _attention(512, 512, 32, 80, "causal, padded", causal=True, mask=_keys(512)),
         "OPT-6.7B": _attention(512, 512, 32, 128, "causal", causal=True),
         "Flan-T5-XL": _attention(512, 512, 32, 64, "its encoder", scale=1.0, mask=_keys(512),
-                                 buckets=lambda make: make(32, 32)),
+                                 bias=lambda make: make(1, 32, 512, 512)),
     },
     "attention_naive": _EYES,
     "attention_weights": {"CLIP ViT-B": _attention(325, 325, 12, 64, "BridgeTower's eye", weights=True)},
-    "relative_line": {"Flan-T5-XL": Site("table (32, 32)", lambda wrapper, make: wrapper(make(32, 32), True, 128))},
     "decode_attention": {"OPT-2.7B": _one_query(32, 80, 544, mask=_keys(544)), "OPT-6.7B": _one_query(32, 128, 2048)},
     "layer_norm": _WIDTHS,
     "layer_norm_naive": _WIDTHS,
@@ -154,7 +148,6 @@ SITES: dict[str, dict[str, Site]] = {
     "softmax": {"words": _rows(5, 50272, "shares of the words, 5 beams"), "CLIP ViT-B": _rows(7800, 325, "scores")},
     "cross_entropy": {"OPT": Site("logits (40, 50304)", _loss, special=40 * 50304)},
     "embed": {"OPT-2.7B": _embed(50304, 2560, "words")},
-    "embed_text": {"RoBERTa": Site("ids (2, 50), words (50265, 768)", _embed_text, gathers=True)},
     "patch_embed": {"ViT-g": _patches(224, 14, 1408, "BLIP-2's eye"),
                     "CLIP ViT-B": _patches(288, 16, 768, "BridgeTower's")},
     "quantise_rows": {"OPT-2.7B": Site("x (514, 2560)", lambda wrapper, make: wrapper(make(514, 2560)))},

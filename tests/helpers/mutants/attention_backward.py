@@ -80,16 +80,6 @@ MUTANTS = [
         "tl.minimum(tl.maximum(s0 + T - S, 0), T) // BT * BT",
         "tl.cdiv(tl.minimum(tl.maximum(s0 + T - S, 0), T), BT) * BT",
     ),
-    (
-        "causal: a block of keys counted as whole too early",
-        "tl.maximum(t0 + 1 + S - T, 0)",
-        "tl.maximum(t0 + BS + S - T, 0)",
-    ),
-    (
-        "causal: the diagonal of the queries stops early",
-        "tl.maximum(t0 + BT + S - T, 0)",
-        "tl.maximum(t0 + BT + S - T - 1, 0)",
-    ),
     ("tail of the keys one too long", "visible = (s < S)[None, :]", "visible = (s <= S)[None, :]"),
     ("tail of the keys reads beyond the last", "in_d & (s < S)[:, None], in_d2", "in_d & (s <= S)[:, None], in_d2"),
     ("tail of the keys left out", "seen if edge else whole, BS", "whole, BS"),
@@ -98,7 +88,7 @@ MUTANTS = [
         "(t < T)[:, None] & (d < D), (t < T)",
         "(t <= T)[:, None] & (d < D), (t < T)",
     ),
-    ("tail of the queries left out", "T if part else whole, BT", "T // BT * BT if part else whole, BT"),
+    ("tail of the queries left out", "T if below else whole, BT", "T // BT * BT if below else whole, BT"),
     (
         "mask ignored for one query, keys",
         "p = tl.where(tl.load(at, in_s[:, None] & (t < T)[None, :], 0) != 0, p, 0.0)",
@@ -111,7 +101,7 @@ MUTANTS = [
     ),
     (
         "mask ignored by queries and bias",
-        "tl.where(load_pairs(MASK, mask_strides, t, s, T, S, 0, MASK_ROWS) != 0, p, 0.0)",
+        "tl.where(load_pairs(MASK, mask_strides, t, s, t < T, s < S, 0, MASK_ROWS, EDGE) != 0, p, 0.0)",
         "p",
     ),
     (

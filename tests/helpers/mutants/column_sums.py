@@ -1,7 +1,7 @@
 """Ways to break kernels/column_sums.py."""
 
 FILE = "column_sums.py"
-TESTS = ["test_kernel_backward_rows.py"]
+TESTS = ["test_kernel_column_sums.py"]
 MUTANTS = [
     ("the last tile alone", "total += tl.load", "total = tl.load"),
     ("a row too many", "here = (row < end)", "here = (row <= end)"),

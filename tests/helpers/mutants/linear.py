@@ -1,21 +1,34 @@
-"""Ways to break kernels/linear_backward.py."""
+"""Ways to break kernels/linear.py."""
 
-FILE = "linear_backward.py"
-TESTS = ["test_kernel_backward_products.py"]
+FILE = "linear.py"
+TESTS = ["test_kernel_linear.py"]
 MUTANTS = [
-    ("slope of z without its bias", "z += tl.load(B + f, f < F, 0.0)", "z += 0 * tl.load(B + f, f < F, 0.0)"),
+    ("forward: activation left out", "y = activate(z, act)", "y = z"),
+    ("forward: a feature too many", "(f[None, :] < F)", "(f[None, :] <= F)", "linear_kernel"),
+    ("tiles: the last group as tall as the others", "tl.minimum(tl.cdiv(M, BLOCK_M) - top, GROUP)", "GROUP"),
+    ("rows: past the last one", "tl.minimum(row, rows - 1).to", "row.to"),
+    ("rows: unit forgotten", "row[:, None] * (stride * V)", "row[:, None] * stride"),
+    (
+        "sum of the last trip",
+        "        w = tl.load(w_at + start)  # [BLOCK_F, BLOCK_C]\n        acc = tl.dot(x, tl.trans(w), acc,",
+        "        w = tl.load(w_at + start)\n        acc = tl.dot(x, tl.trans(w),",
+        "tile_product",
+    ),
+    ("gated: gate and up swapped", "(activate(gate, act) * up)", "(activate(up, act) * gate)"),
+    ("gated: activation left out", "(activate(gate, act) * up)", "(gate * up)"),
+    ("gated: tail of up left out", "tl.load(u_at + whole, inside, 0.0)", "tl.load(u_at + whole, inside & False, 0.0)"),
+    ("gated: unit forgotten", "whole = C * V //", "whole = C //", "gated_linear_kernel"),
+    # ---- both ways
+    ("slope of z without its bias", "acc += tl.load(B + f, f < F, 0.0)", "acc += 0 * tl.load(B + f, f < F, 0.0)"),
+    # ---- backward
     ("slope left out", "(dy * slope(z, act))", "dy"),
     ("dy left out", "(dy * slope(z, act))", "(slope(z, act))"),
     ("dz: dy read with F for a stride", "DY + row * sdy", "DY + row * F"),
-    ("dz: tail of C left out", "    if TAIL:\n        inside = whole + c", "    if False:\n        inside = whole + c"),
-    ("dz: tail without a mask", "inside = whole + c[None, :] < C * V", "inside = whole + c[None, :] < C * V + 1"),
-    ("dz: unit forgotten", "whole = C * V // BLOCK_C", "whole = C // BLOCK_C"),
-    (
-        "dz: a feature too many",
-        "kept = (m[:, None] < M) & (f[None, :] < F)",
-        "kept = (m[:, None] < M) & (f[None, :] <= F)",
-    ),
-    ("dz: a token too many", "kept = (m[:, None] < M)", "kept = (m[:, None] <= M)"),
+    ("tail of C left out", "if TAIL:", "if False:", "tile_product"),
+    ("tail without a mask", "c[None, :] < C * V", "c[None, :] < C * V + 1", "tile_product"),
+    ("unit forgotten", "whole = C * V //", "whole = C //", "tile_product"),
+    ("dz: a feature too many", "(f[None, :] < F)", "(f[None, :] <= F)", "dz_kernel"),
+    ("dz: a token too many", "(m[:, None] < M)", "(m[:, None] <= M)", "dz_kernel"),
     (
         "product: sum of the last block",
         'acc = tl.dot(a, b, acc, input_precision="ieee")\n        b_at',
@@ -38,13 +51,13 @@ MUTANTS = [
     ("tail forgotten by the wrapper", 'K % how["BLOCK_K"] > 0', "False"),
     (
         "dw of dy, without the slope",
-        "return _products(dz, x, w, b, wanted, tile)",
-        "return _products(dout, x, w, b, wanted, tile)",
+        "product(dz, as_rows(x), turned=True",
+        "product(as_rows(dout), as_rows(x), turned=True",
     ),
-    ("dx and dw swapped", "to_x, to_w, to_b = wanted", "to_w, to_x, to_b = wanted"),
+    ("dx and dw swapped", "to_x, to_w, to_b = wanted or", "to_w, to_x, to_b = wanted or"),
     ("db without being asked", "if to_b and b is not None", "if b is not None"),
     ("shapes not looked at", "check_shapes(op, x, act, b, w=w)", "None"),
     ("dtypes not looked at", "check_floats(op, x=x, dout=dout, w=w, b=b)", "None"),
-    ("shape of dout not looked at", "if tuple(dout.shape) != wanted:", "if False:"),
+    ("shape of dout not looked at", "if tuple(dout.shape) != fitting:", "if False:"),
 ]
 EQUIVALENT = {}

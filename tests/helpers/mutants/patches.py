@@ -1,8 +1,20 @@
-"""Ways to break kernels/patches_backward.py."""
+"""Ways to break kernels/patches.py."""
 
-FILE = "patches_backward.py"
-TESTS = ["test_kernel_backward_products.py"]
+FILE = "patches.py"
+TESTS = ["test_kernel_patches.py"]
 MUTANTS = [
+    ("forward: the last pixels alone", "acc = tl.dot(x, w, acc,", "acc = tl.dot(x, w,"),
+    ("forward: bias left out", "acc += tl.load(B + f", "acc += 0 * tl.load(B + f"),
+    ("forward: a patch too many", "here = (n < count)[:, None]", "here = (n <= count)[:, None]"),
+    (
+        "forward: a feature too many",
+        "(n < count)[:, None] & (f < C)[None, :]",
+        "(n < count)[:, None] & (f <= C)[None, :]",
+        "patches_kernel",
+    ),
+    ("forward: a pixel too many", "& (k < K)[None, :], 0.0)", "& (k <= K)[None, :], 0.0)", "patches_kernel"),
+    ("forward: w read as if contiguous", "w.reshape(C, K).contiguous()", "w", "patch_embed"),
+    # ---- both ways
     (
         "rows and columns of patches swapped",
         "q, r, picture = n % columns, n // columns",
@@ -12,6 +24,7 @@ MUTANTS = [
     ("rows of pixels side by side", "k // P % P * (sy * UNIT)", "k // P % P * P"),
     ("channels as one", "k // (P * P) * (sc * UNIT) + ", ""),
     ("unit forgotten", "r * P * (sy * UNIT)", "r * P * sy"),
+    # ---- backward
     ("dw of the last patches alone", "acc = tl.dot(tl.trans(dy), x, acc,", "acc = tl.dot(tl.trans(dy), x,"),
     ("dw: a patch too many", "in_n = (n < count)", "in_n = (n <= count)"),
     ("dw: a pixel too many", "in_n & (k < K)[None, :]", "in_n & (k <= K)[None, :]"),
@@ -27,6 +40,7 @@ MUTANTS = [
         "dpixels: a feature too many",
         "(n < count)[:, None] & (f < C)[None, :]",
         "(n < count)[:, None] & (f <= C)[None, :]",
+        "patch_pixels_kernel",
     ),
     (
         "dpixels: a row of w too many",
@@ -43,7 +57,7 @@ MUTANTS = [
         "(n < count)[:, None] & (k < K)[None, :])",
         "(n < count)[:, None] & (k <= K)[None, :])",
     ),
-    ("pixels of no patch left as they are", "if to_pixels and dpixels.numel() > count * K:", "if False:"),
+    ("pixels of no patch left as they are", "if dpixels is not None and dpixels.numel() > count * K:", "if False:"),
     (
         "zeros one too few",
         "tl.zeros([BLOCK], OUT.dtype.element_ty), i < count)",
@@ -63,8 +77,9 @@ MUTANTS = [
         "neighbours taken to lie side by side",
         "x = pixels if pixels.stride(3) == 1 else pixels.contiguous()",
         "x = pixels",
+        "patch_embed_backward",
     ),
-    ("w read as if contiguous", "w.reshape(C, K).contiguous()", "w"),
+    ("w read as if contiguous", "w.reshape(C, K).contiguous()", "w", "patch_embed_backward"),
     ("db without being asked", "column_sums(dy) if to_b and b is not None", "column_sums(dy) if b is not None"),
     ("shapes not compared", "if w.shape[1] != channels or", "if False and"),
 ]

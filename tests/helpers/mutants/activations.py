@@ -1,7 +1,7 @@
-"""Ways to break kernels/activations_backward.py."""
+"""Ways to break kernels/activations.py."""
 
-FILE = "activations_backward.py"
-TESTS = ["test_kernel_backward_rows.py"]
+FILE = "activations.py"
+TESTS = ["test_kernel_activations.py"]
 MUTANTS = [
     ("gelu: the bell left out", "* 0.7071067811865476)) + x * bell", "* 0.7071067811865476))"),
     ("gelu: the bell too wide", "tl.exp(-0.5 * x * x)", "tl.exp(-0.25 * x * x)"),
