@@ -24,7 +24,7 @@ for callers that have only an array.
     memory      forward reads x and writes y; backward reads x and dy and writes dx: each once
     schedule    one program takes BLOCK neighbouring numbers, 16 bytes per load; ⌈numbers / BLOCK⌉ programs
 
-The plain versions are the functions of the same names in minivl/ops/numpy.py and minivl/ops/backward.py.
+The plain versions are the functions of the same names in minivl/ops/plain.py and minivl/ops/backward.py.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ read.
                 mean (forward) or counts the targets (backward), and finds the lowest and the highest target, so that
                 one outside the vocabulary is refused. The host waits for those two numbers, once.
 
-The plain versions are `cross_entropy` in minivl/ops/numpy.py and `cross_entropy_backward` in minivl/ops/backward.py.
+The plain versions are `cross_entropy` in minivl/ops/plain.py and `cross_entropy_backward` in minivl/ops/backward.py.
 """
 
 from typing import Any

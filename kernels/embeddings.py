@@ -21,7 +21,7 @@ kernels leave ids outside the table unread in any case.
     schedule    forward: one program takes ROWS tokens x BLOCK columns. Backward: ROWS rows of the table x BLOCK
                 columns, for as many steps as the most frequent of its ids has tokens
 
-The plain versions are `embed` in minivl/ops/numpy.py and `embed_backward` in minivl/ops/backward.py.
+The plain versions are `embed` in minivl/ops/plain.py and `embed_backward` in minivl/ops/backward.py.
 """
 
 from typing import Any

@@ -32,11 +32,12 @@ The plain version is `int8_linear` in minivl/ops/plain.py.
 import math
 from typing import Any
 
-from minivl.errors import InputError, OpsError
+from minivl.errors import InputError
 from minivl.kernels.activations import check_floats
-from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
+from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, tl, triton
 from minivl.kernels.linear import check_shapes, rows_at, tile_of
 from minivl.kernels.rows import as_rows, unit_of
+from minivl.kernels.weight_only import check_bytes
 
 STEP = tl.constexpr(127 * 6.200124e-05)  # 1/127, with 1/127² rounded as bitsandbytes has it: ops/plain.py's PER_STEP
 
@@ -213,22 +214,18 @@ def quantise_rows(x: Array, threshold: float = 0.0) -> tuple[Array, Array]:
 
 @arrays
 def int8_linear(
-    x: Array, w: Array, scales: Array, b: Array | None = None, threshold: float = 6.0,
+    x: Array, w: Array, scale: Array, b: Array | None = None, threshold: float = 6.0,
     tile: dict[str, Any] | None = None,
 ) -> Array:  # fmt: skip
     """x times the transpose of an int8 weight, plus bias, as LLM.int8() computes it.
 
-    x (..., C)   w (F, C) int8   scales (F,) float32, each row's absolute maximum   b (F,), of x's dtype   ->   (..., F)
+    x (..., C)   w (F, C) int8   scale (F,) float32, each row's absolute maximum   b (F,), of x's dtype   ->   (..., F)
 
     threshold 0 means no outlier columns. An outlier anywhere in x changes every row's result a little.
     """
     check_shapes("int8_linear", x, None, b, w=w)
     check_floats("int8_linear", x=x, b=b)
-    if (name_of(w.dtype), name_of(scales.dtype), tuple(scales.shape)) != ("int8", "float32", tuple(w.shape[:1])):
-        raise OpsError(
-            f"int8_linear: w is {name_of(w.dtype)} and scales {name_of(scales.dtype)} {tuple(scales.shape)}; wanted are"
-            f" int8 rows and one float32 for each of the {w.shape[0]}: quantise_rows(weight) gives both"
-        )
+    check_bytes("int8_linear", w, scale)
     (F, C), flat, w = w.shape, as_rows(x), as_rows(w)
     y = empty((*x.shape[:-1], F), x)
     if not y.numel():
@@ -238,7 +235,7 @@ def int8_linear(
     M, V = flat.shape[0], unit_of(C, w.stride(0))
     how = tile or config(M)
     int8_linear_kernel[(triton.cdiv(M, how["BLOCK_M"]) * triton.cdiv(F, how["BLOCK_F"]),)](
-        q, a, w, scales.contiguous(), None if b is None else b.contiguous(), flat, columns, count, y,
+        q, a, w, scale.contiguous(), None if b is None else b.contiguous(), flat, columns, count, y,
         M, F, C // V, w.stride(0) // V, flat.stride(0), V, C % how["BLOCK_C"] > 0, **how,
     )  # fmt: skip
     return y

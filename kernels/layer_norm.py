@@ -36,7 +36,7 @@ bits.
                 each taking ROWS rows at a time, whole, from its own chunk of them. C is a constant of the compiled
                 kernel, so the masks and the divisions by C cost nothing; strides: `unit_of` in rows.py.
 
-The plain versions are the functions of the same names in minivl/ops/numpy.py and minivl/ops/backward.py.
+The plain versions are the functions of the same names in minivl/ops/plain.py and minivl/ops/backward.py.
 """
 
 from typing import Any

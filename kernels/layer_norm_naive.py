@@ -56,7 +56,7 @@ def layer_norm_naive_kernel(X, W, B, OUT, C, stride, eps, BLOCK: tl.constexpr):
 
 @arrays
 def layer_norm_naive(x: Array, w: Array, b: Array, eps: float, *, tile: dict[str, Any] | None = None) -> Array:
-    """`layer_norm` of minivl/ops/numpy.py.   x (..., C)   w, b (C,)   ->   (..., C)"""
+    """`layer_norm` of minivl/ops/plain.py.   x (..., C)   w, b (C,)   ->   (..., C)"""
     check_floats("layer_norm_naive", x=x, w=w, b=b)
     check_width("layer_norm_naive", x.shape[-1], w=w, b=b)
     out, flat = empty(tuple(x.shape), x), as_rows(x)

@@ -38,15 +38,17 @@ may begin anywhere, and load 2 bytes at a time.
     schedule    y, dz: one program makes BLOCK_M x BLOCK_F results, ⌈M / BLOCK_M⌉ · ⌈F / BLOCK_F⌉ programs.
                 dx, dw: BLOCK_R x BLOCK_J results, walking over k, BLOCK_K at a time
 
-The plain versions are `linear` and `linear_act` in minivl/ops/numpy.py, and `linear_backward` and `linear_act_backward`
-in minivl/ops/backward.py.
+The plain versions are `linear`, `linear_act` and `gated_linear` in minivl/ops/plain.py, and the functions of the same
+names with `_backward` in minivl/ops/backward.py.
 """
 
 import math
+from inspect import unwrap
 from typing import Any
 
 from minivl.errors import InputError
 from minivl.kernels.activations import SMOOTH, activate, check_floats, slope
+from minivl.kernels.activations import config as elementwise
 from minivl.kernels.column_sums import column_sums
 from minivl.kernels.launch import INTERPRETED, Array, arrays, empty, name_of, tl, triton
 from minivl.kernels.rows import as_rows, unit_of
@@ -91,12 +93,12 @@ def tile_product(
     acc = tl.zeros([BLOCK_M, BLOCK_F], tl.float32)
     for start in range(0, whole, BLOCK_C):
         x = tl.load(x_at + start)  # [BLOCK_M, BLOCK_C]
-        w = tl.load(w_at + start)  # [BLOCK_F, BLOCK_C]
+        w = tl.load(w_at + start).to(x.dtype)  # [BLOCK_F, BLOCK_C]  int8 rows are widened: see weight_only.py
         acc = tl.dot(x, tl.trans(w), acc, input_precision="ieee")
     if TAIL:
         inside = whole + c[None, :] < C * V
         x = tl.load(x_at + whole, inside, 0.0)
-        w = tl.load(w_at + whole, inside, 0.0)
+        w = tl.load(w_at + whole, inside, 0).to(x.dtype)
         acc = tl.dot(x, tl.trans(w), acc, input_precision="ieee")
 
     if B is not None:
@@ -169,7 +171,7 @@ def gated_linear_kernel(
 
 @triton.jit
 def product_kernel(
-    A, B, OUT,  # (R, K), or (K, R) where TURNED; (K, J); (R, J)
+    A, B, ADD, OUT,  # (R, K), or (K, R) where TURNED; (K, J); (R, J) or None, added to the product; (R, J)
     R, J, K, sa, sb,  # J, A's width and both row strides are divided by V
     TURNED: tl.constexpr, V: tl.constexpr, TAIL: tl.constexpr,  # TAIL: whether BLOCK_K leaves some of K over
     BLOCK_R: tl.constexpr, BLOCK_J: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
@@ -208,8 +210,22 @@ def product_kernel(
         else:
             a = tl.load(a_at, in_k[None, :], 0.0)
         acc = tl.dot(a, b, acc, input_precision="ieee")
-    place = OUT + r.to(tl.int64)[:, None] * J + j[None, :]
-    tl.store(place, acc.to(OUT.dtype.element_ty), (r < R)[:, None] & in_j)
+    place = r.to(tl.int64)[:, None] * J + j[None, :]  # [BLOCK_R, BLOCK_J]
+    here = (r < R)[:, None] & in_j
+    if ADD is not None:
+        acc += tl.load(ADD + place, here, 0.0).to(tl.float32)
+    tl.store(OUT + place, acc.to(OUT.dtype.element_ty), here)
+
+
+@triton.jit
+def gated_slopes_kernel(DY, Z, U, DZ, DU, count, act: tl.constexpr, BLOCK: tl.constexpr):
+    """The gradients of both factors of y = act(z) · u:   dz = dy · u · act'(z)          du = dy · act(z)"""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # [BLOCK]
+    dy = tl.load(DY + i, i < count, 0.0).to(tl.float32)  # [BLOCK]
+    z = tl.load(Z + i, i < count, 0.0).to(tl.float32)  # [BLOCK]
+    u = tl.load(U + i, i < count, 0.0).to(tl.float32)  # [BLOCK]
+    tl.store(DZ + i, (dy * u * slope(z, act)).to(DZ.dtype.element_ty), i < count)
+    tl.store(DU + i, (dy * activate(z, act)).to(DU.dtype.element_ty), i < count)
 
 
 # What ships: (gated, 16-bit numbers, at most so many tokens) -> the tile. tests/kernels/test_compiled.py compiles all.
@@ -291,6 +307,12 @@ def _launch(
 
 
 @arrays
+def linear_act(x: Array, w: Array, b: Array | None = None, *, act: str, tile: Tile | None = None) -> Array:
+    """`linear` with the arguments of the op `linear_act`."""
+    return unwrap(linear)(x, w, b, act, tile=tile)
+
+
+@arrays
 def gated_linear(x: Array, gate: Array, up: Array, *, act: str | None, tile: Tile | None = None) -> Array:
     """act(x gateᵀ) · (x upᵀ), in one kernel: the first half of T5's MLP (gated GELU is act="gelu_tanh").
 
@@ -336,6 +358,38 @@ def linear_act_backward(
     return _backward("linear_act_backward", dout, x, w, b, act, wanted, tile, dz_tile)
 
 
+@arrays
+def gated_linear_backward(
+    dout: Array, x: Array, gate: Array, up: Array, *, act: str, wanted: Wanted | None = None
+) -> tuple[Array | None, Array | None, Array | None]:
+    """The gradients of `gated_linear` for x, gate and up; both halves are computed again from them.
+
+    dout (..., F)   x (..., C)   gate, up (F, C)   ->   dx (..., C), dgate (F, C), dup (F, C)
+    wanted    which of the three are needed, all unless given; the others are None
+    """
+    check_shapes("gated_linear_backward", x, act, gate=gate, up=up)
+    check_floats("gated_linear_backward", x=x, dout=dout, gate=gate, up=up)
+    fitting = (*x.shape[:-1], gate.shape[0])
+    if tuple(dout.shape) != fitting:
+        found = f"dout has shape {tuple(dout.shape)}"
+        raise InputError(f"gated_linear_backward: {found}, and {fitting} fits x {tuple(x.shape)}")
+    flat, gate, up = as_rows(x), as_rows(gate), as_rows(up)
+    z, u = empty((flat.shape[0], gate.shape[0]), x), empty((flat.shape[0], gate.shape[0]), x)
+    dz, du, count = empty(tuple(z.shape), x), empty(tuple(z.shape), x), z.numel()
+    if count:
+        _launch(linear_kernel, flat, gate, None, (z,), (), None, None)
+        _launch(linear_kernel, flat, up, None, (u,), (), None, None)
+        how = elementwise()
+        given = dout.contiguous(), z, u, dz, du, count
+        gated_slopes_kernel[(triton.cdiv(count, how["BLOCK"]),)](*given, act, **how)
+    to_x, to_gate, to_up = wanted or (True, True, True)
+    return (
+        product(du, up, add=product(dz, gate)).reshape(*x.shape) if to_x else None,
+        product(dz, flat, turned=True) if to_gate else None,
+        product(du, flat, turned=True) if to_up else None,
+    )
+
+
 def _backward(
     op: str, dout: Array, x: Array, w: Array, b: Array | None, act: str | None, wanted: Wanted | None,
     tile: Tile | None, dz_tile: Tile | None,
@@ -359,8 +413,11 @@ def _backward(
     )
 
 
-def product(a: Array, b: Array, turned: bool = False, tile: Tile | None = None) -> Array:
-    """a b, or aᵀ b, of matrices whose rows lie in one piece each.   a (R, K), turned (K, R)   b (K, J) -> (R, J)"""
+def product(a: Array, b: Array, turned: bool = False, tile: Tile | None = None, add: Array | None = None) -> Array:
+    """a b, or aᵀ b, plus `add`, of matrices whose rows lie in one piece each.
+
+    a (R, K), turned (K, R)   b (K, J)   add (R, J), contiguous   ->   (R, J)
+    """
     (K, J), R = b.shape, a.shape[1 if turned else 0]
     out = empty((R, J), a)
     if out.numel():
@@ -368,6 +425,6 @@ def product(a: Array, b: Array, turned: bool = False, tile: Tile | None = None) 
         V = unit_of(J, a.shape[1], a.stride(0), b.stride(0))
         sizes = (R // V, J // V, K) if turned else (R, J // V, K // V)
         product_kernel[(triton.cdiv(R, how["BLOCK_R"]) * triton.cdiv(J, how["BLOCK_J"]),)](
-            a, b, out, *sizes, a.stride(0) // V, b.stride(0) // V, turned, V, K % how["BLOCK_K"] > 0, **how
+            a, b, add, out, *sizes, a.stride(0) // V, b.stride(0) // V, turned, V, K % how["BLOCK_K"] > 0, **how
         )
     return out

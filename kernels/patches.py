@@ -28,7 +28,7 @@ and Triton sees that runs of pixels lie side by side (16 bytes a load where P is
                 dw: BLOCK_C features x BLOCK_K pixels of a patch, walking over all patches, BLOCK_N at a time.
                 dpixels: BLOCK_N patches x BLOCK_K pixels, walking over the features
 
-The plain versions are `patch_embed` in minivl/ops/numpy.py and `patch_embed_backward` in minivl/ops/backward.py.
+The plain versions are `patch_embed` in minivl/ops/plain.py and `patch_embed_backward` in minivl/ops/backward.py.
 """
 
 from typing import Any

@@ -17,7 +17,7 @@ again from x, and the same loop keeps a third sum, u = Σ exp(x - m) dy, which s
                 backward: x and dy twice (the second time mostly from the cache), dx once
     schedule    one program takes ROWS rows, ⌈rows / ROWS⌉ programs
 
-The plain versions are `softmax` in minivl/ops/numpy.py and `softmax_backward` in minivl/ops/backward.py.
+The plain versions are `softmax` in minivl/ops/plain.py and `softmax_backward` in minivl/ops/backward.py.
 """
 
 from typing import Any

@@ -22,12 +22,14 @@ from . import TABLE
 KEPT = {"attention": {"with_lse": ("out", "lse")}}  # what more an op's kernel gives, and its backward is given back
 
 
-def differentiable(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+def differentiable(name: str) -> Callable[..., Any]:
     """The op as a function that backward() can go through. Raises OpsError, when called, for one without a gradient."""
-    file = import_module(f"minivl.kernels.{TABLE[name].kernel}")
-    backward = getattr(file, f"{name}_backward", None)
-    if backward is None:
+    if not TABLE[name].gradient or name == "attention_weights":
         return _refused(name)
+    file = TABLE[name].kernel
+    kernel = inspect.unwrap(getattr(import_module(f"minivl.kernels.{file}"), name))
+    back_file = "attention_backward" if name == "attention" else file
+    backward = inspect.unwrap(getattr(import_module(f"minivl.kernels.{back_file}"), f"{name}_backward"))
     signature, floats = inspect.signature(backward), list(TABLE[name].floats)
     own = [parameter for parameter in signature.parameters.values() if parameter.name in _own(name)]
     call = signature.replace(parameters=own)  # the op's own arguments, as its backward names them
@@ -36,7 +38,7 @@ def differentiable(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
         given = call.bind(*args, **named)
         given.apply_defaults()
         arrays = [given.arguments[each] for each in floats]
-        return _Step.apply(name, kernel, inspect.unwrap(backward), given, *arrays)
+        return _Step.apply(name, kernel, backward, given, *arrays)
 
     return run
 

@@ -252,6 +252,8 @@ def embed_backward(dout, ids, table):
 def patch_embed_backward(dout, pixels, w, b=None):
     """A linear layer on patches, so `linear_backward`, and each patch's gradient goes back to where it was cut from.
 
+        dw = Σ doutᵀ patches          dpixels = dout w, each patch put back in its place          db = Σ dout
+
     Pixels beyond the last whole patch were never read, and get 0.
     dout (B, N, C)   pixels (B, 3, Y, X)   w (C, 3, P, P)   b (C,)   ->   dpixels, dw, db, of the shapes of these
     """

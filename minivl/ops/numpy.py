@@ -16,7 +16,7 @@ import numpy as np
 from .. import cores
 from . import Ops, act_of, check_numpy_place, plain, record
 from .numpy_products import int8_linear, linear, weight_only_linear  # noqa: F401
-from .plain import broadcast_to, concat, cross_entropy, embed, from_numpy, patches, tanh, to_numpy  # noqa: F401
+from .plain import broadcast_to, concat, cross_entropy, embed, from_numpy, patches, to_numpy  # noqa: F401
 
 BLOCK = 1 << 18  # numbers treated together in element-wise work: a core's cache nearly holds them, and a step over
 # them lasts 0.1 ms or so; much shorter ones would cost two threads more in handing over Python's lock than they gain
@@ -190,6 +190,9 @@ def silu(x, out=None):
 def relu(x, out=None):
     """plain.relu"""
     return np.maximum(x, 0, out=out)
+
+
+tanh = np.tanh
 
 
 def _half_x_one_plus_tanh(x, inner, out):

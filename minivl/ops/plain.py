@@ -150,6 +150,8 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
 def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
     """How much each query takes from each key: attention to values that say which key they belong to.
 
+        softmax(q kᵀ · scale + bias)
+
     q (B, H, T, D)   k (B, H, S, D)   ->   (B, H, T, S); mask, bias, causal and scale as in `attention`
     """
     B, H, S, _ = k.shape
@@ -214,12 +216,14 @@ def relu(x):
     return np.maximum(x, 0)
 
 
-tanh = np.tanh
+def tanh(x):
+    """The hyperbolic tangent:   (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)"""
+    return np.tanh(x)
 
 
 # ---- the two ends of a model ---------------------------------------------------------------------
 def embed(ids, table):
-    """Look up the embedding of every token: row ids[...] of the table.
+    """Look up the embedding of every token:   y[t] = table[ids[t]]
 
     ids (...) integer   table (V, C)   ->   (..., C)          Raises InputError for an id outside the table.
     """

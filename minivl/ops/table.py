@@ -89,7 +89,9 @@ class Ops(NamedTuple):
     linear_act: Annotated[Function, Op("x:BTC w:FC b:F? * act -> BTF", "product", "linear")]
     gated_linear: Annotated[Function, Op("x:BTC gate:FC up:FC * act -> BTF", "product", "linear")]
     int8_linear: Annotated[Function, Op("x:BTC w:FC# scale:F b:F? -> BTF", "product", "int8", gradient=False)]
-    weight_only_linear: Annotated[Function, Op("x:BTC w:FC# scale:F b:F? -> BTF", "product", "int8", gradient=False)]
+    weight_only_linear: Annotated[
+        Function, Op("x:BTC w:FC# scale:F b:F? -> BTF", "product", "weight_only", gradient=False)
+    ]
 
     layer_norm: Annotated[Function, Op("x:BTC w:C b:C eps -> BTC", "norm", "layer_norm")]
     add_layer_norm: Annotated[Function, Op("x:BTC y:BTC w:C b:C eps -> BTC", "norm", "layer_norm")]

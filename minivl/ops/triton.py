@@ -19,10 +19,7 @@ from numpy import ndarray
 from ..errors import OpsError
 from ..kernels.attention import attention as attention_of_many
 from ..kernels.decode_attention import decode_attention
-from ..kernels.int8 import int8_linear
 from ..kernels.launch import INTERPRETED, arrays, check_place
-from ..kernels.linear import linear
-from ..kernels.matvec import MOST_ROWS, matvec
 from . import TABLE, Ops, record
 from . import torch as torch_ops
 from .autograd import differentiable
@@ -45,25 +42,10 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     return many_queries(q, k, v, mask=mask, bias=bias, causal=causal, scale=scale)
 
 
-@arrays
-def weight_only_linear(x, w, scale, b=None):
-    """A few rows have a kernel that reads the bytes of w once and nothing else."""
-    rows = x.numel() // max(1, x.shape[-1])
-    return (matvec if rows <= MOST_ROWS else linear)(x, w, b, scales=scale)
-
-
-SPECIAL = {  # the others are the function of their own name, in the file that their row in table.py names
-    "linear_act": linear,
-    "attention": attention,
-    "int8_linear": int8_linear,
-    "weight_only_linear": weight_only_linear,
-}
-
-
 def kernel_of(name: str) -> Callable[..., Any]:
     """The function that launches an op's kernel."""
-    if name in SPECIAL:
-        return SPECIAL[name]
+    if name == "attention":
+        return attention
     return getattr(import_module(f"minivl.kernels.{TABLE[name].kernel}"), name)
 
 
@@ -74,7 +56,7 @@ def op(name: str) -> Callable[..., Any]:
     that function take NumPy arrays: a model on this record has none.
     """
     kernel = kernel_of(name)
-    direct, traced = unwrap(kernel), differentiable(name, unwrap(kernel))
+    direct, traced = unwrap(kernel), differentiable(name)
 
     @wraps(kernel)
     def run(*args, **named):

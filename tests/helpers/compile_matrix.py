@@ -221,7 +221,7 @@ def product_cases() -> dict[str, Case]:
 def decoding_cases() -> dict[str, Case]:
     from minivl.kernels.checking.compiled import array
     from minivl.kernels.decode_attention import decode_attention
-    from minivl.kernels.matvec import matvec
+    from minivl.kernels.weight_only import weight_only_linear
 
     def one_query(H: int, D: int, S: int, narrow: str = "", **more) -> Case:
         def call():
@@ -230,10 +230,10 @@ def decoding_cases() -> dict[str, Case]:
 
         return Case(call, narrow=narrow)
 
-    def case(M: int, weights: str) -> Case:
+    def case(M: int) -> Case:
         def call():
-            scales = array(10240, dtype="float32") if weights == "int8" else None
-            return matvec(array(M, 2560), array(10240, 2560, dtype=weights), scales, array(10240))
+            w, scale = array(10240, 2560, dtype="int8"), array(10240, dtype="float32")
+            return weight_only_linear(array(M, 2560), w, scale, array(10240))
 
         return Case(call)
 
@@ -243,9 +243,9 @@ def decoding_cases() -> dict[str, Case]:
         "attention of one query, Flan-T5-XL": one_query(
             32, 64, 40, narrow="one number of the bias for each key", bias=lambda: array(1, 32, 1, 40)
         ),
-        "matrix times vector, int8": case(1, "int8"),
-        "matrix times vector, bfloat16 weights": case(1, "bfloat16"),
-        "matrix times 5 beams, int8": case(5, "int8"),
+        "weight-only, OPT-2.7B's MLP up, 1 token": case(1),
+        "weight-only, OPT-2.7B's MLP up, 5 beams": case(5),
+        "weight-only, OPT-2.7B's MLP up": case(72),
     }
 
 

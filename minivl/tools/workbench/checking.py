@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import InputError
 from . import candidate as subject
-from . import catalogue as shelf
+from . import catalogue
 from .cases import OPS, contract_of
 from .check import Report, examine, one_thread
 
@@ -32,10 +32,10 @@ def find(target: str, op: str | None) -> tuple[subject.Subject, str]:
     """The function of FILE.py:NAME, or a wrapper of ours, and the op that it is held to."""
     if op is not None and op not in OPS:
         raise InputError(f"--as {op}: the ops are {', '.join(OPS)}")
-    own = shelf.wrapper(target)
+    own = catalogue.wrapper(target)
     if own is not None:
         module, function = own
-        op = op or (target if target in OPS else shelf.KERNELS[target].ops[0] if shelf.KERNELS[target].ops else None)
+        op = op or (target if target in OPS else catalogue.kernels()[target].op or None)
     else:
         module, function = subject.attribute_of(target)
         op = op or (name if (name := target.rpartition(":")[2]) in OPS else None)

@@ -78,9 +78,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from . import catalogue as shelf
+    from . import catalogue
 
-    print(shelf.all_about(arguments.name) if arguments.name else shelf.table(), end="")
+    print(catalogue.all_about(arguments.name) if arguments.name else catalogue.table(), end="")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from ...errors import InputError
-from . import catalogue as shelf
+from . import catalogue
 from .assembly import Listing, listing
 from .candidate import attribute_of, first_line, one_configuration
 from .model_shapes import Site, site_of
@@ -63,8 +63,8 @@ def inspect(target: str, chip: str, shape: str | None, dtype: str, op: str | Non
             warps: int = 4, stages: int = 3, lines: bool = True) -> Inspection:  # fmt: skip
     """Compile what the target launches for a chip, at the shape that a model gives it."""
     made: list[Any] = []
-    if target in shelf.KERNELS:
-        found = shelf.wrapper(target)
+    if target in catalogue.kernels():
+        found = catalogue.wrapper(target)
         assert found is not None
         name, site = site_of(target, shape)
         title, call, module = f"{target}, {name} ({site.about})", _call(found[1], site, dtype, made), found[0]
@@ -199,7 +199,7 @@ def measure(target: str, shape: str | None, dtype: str) -> float:
     import torch
     import triton
 
-    found = shelf.wrapper(target)
+    found = catalogue.wrapper(target)
     if found is None:
         raise InputError("--time measures kernels of `minivl kernels list`")
     _, site = site_of(target, shape)

@@ -54,9 +54,9 @@ def _rows(rows: int, C: int, about: str, special: int = 1) -> Site:
     return Site(f"x ({rows}, {C}): {about}", lambda wrapper, make: wrapper(make(rows, C)), special=special * rows * C)
 
 
-def _linear(M: int, C: int, F: int, about: str, *more: Any) -> Site:
+def _linear(M: int, C: int, F: int, about: str, *more: Any, **named: Any) -> Site:
     def call(wrapper: Callable, make: Make) -> Any:
-        return wrapper(make(M, C), make(F, C), make(F), *more)
+        return wrapper(make(M, C), make(F, C), make(F), *more, **named)
 
     return Site(f"x ({M}, {C}), w ({F}, {C}): {about}", call, M * C * F)
 
@@ -96,7 +96,7 @@ def _int8(M: int, threshold: float) -> Site:
     return Site(f"x ({M}, 2560), w (10240, 2560) int8, threshold {threshold}", call, M * 2560 * 10240)
 
 
-def _matvec(M: int) -> Site:
+def _weight_only(M: int) -> Site:
     def call(wrapper: Callable, make: Make) -> Any:
         return wrapper(make(M, 2560), make(10240, 2560, dtype="int8"), make(10240, dtype="float32"), make(10240))
 
@@ -143,6 +143,7 @@ SITES: dict[str, dict[str, Site]] = {
         "Q-Former": _linear(64, 768, 3072, "the first half of its MLP", "gelu"),
         "OPT-2.7B, 5 beams": _linear(5, 2560, 10240, "the first half of its MLP, while it writes", "relu"),
     },
+    "linear_act": {"ViT-g": _linear(514, 1408, 6144, "the first half of its MLP", act="gelu")},
     "gated_linear": {"Flan-T5-XL": _gated(514), "Flan-T5-XL, 5 beams": _gated(5)},
     **{act: _ACTS for act in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")},
     "softmax": {"words": _rows(5, 50272, "shares of the words, 5 beams"), "CLIP ViT-B": _rows(7800, 325, "scores")},
@@ -152,7 +153,9 @@ SITES: dict[str, dict[str, Site]] = {
                     "CLIP ViT-B": _patches(288, 16, 768, "BridgeTower's")},
     "quantise_rows": {"OPT-2.7B": Site("x (514, 2560)", lambda wrapper, make: wrapper(make(514, 2560)))},
     "int8_linear": {"OPT-2.7B": _int8(514, 6.0), "OPT-2.7B, 5 beams": _int8(5, 0.0)},
-    "matvec": {"OPT-2.7B": _matvec(1), "OPT-2.7B, 5 beams": _matvec(5)},
+    "weight_only_linear": {
+        "OPT-2.7B": _weight_only(1), "OPT-2.7B, 5 beams": _weight_only(5), "OPT-2.7B, prompt": _weight_only(72),
+    },
 }  # fmt: skip
 
 
@@ -192,6 +195,7 @@ SITES |= {
     "add_layer_norm_backward": {"BridgeTower": _with_gradient(_norm(650, 768, "a bridge", arrays=2), 650, 768)},
     "rms_norm_backward": {"Flan-T5-XL": _with_gradient(_norm(512, 2048, "T5", vectors=1), 512, 2048)},
     "linear_backward": {"Q-Former": _LINEAR_GRADIENT},
+    "gated_linear_backward": {"Flan-T5-XL": _with_gradient(_gated(514), 514, 5120, factor=2.5)},
     "linear_act_backward": {"Q-Former": Site(_LINEAR_GRADIENT.about, _linear_act_gradient, _LINEAR_GRADIENT.products)},
     **{f"{act}_backward": {"CLIP ViT-B": _with_gradient(_ACTS["CLIP ViT-B"], 650, 3072)}
        for act in ("gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh")},
@@ -202,14 +206,13 @@ SITES |= {
     "patch_embed_backward": {"CLIP ViT-B": _with_gradient(_patches(288, 16, 768, "BridgeTower's"), 2, 324, 768)},
     "column_sums": {"CLIP ViT-B": Site("x (650, 768)", lambda wrapper, make: wrapper(make(650, 768)))},
 }  # fmt: skip
-OP_SITES = {"linear_act": "linear"}  # an op whose shapes stand under another name
 
 
 def site_of(name: str, shape: str | None) -> tuple[str, Site]:
     """A site by its name, or the first. Raises InputError for one that does not exist."""
     from ...errors import InputError
 
-    found = SITES.get(OP_SITES.get(name, name))
+    found = SITES.get(name)
     if found is None:
         raise InputError(f"{name}: no shapes are known for it; they are for {', '.join(SITES)}")
     if shape is None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from . import catalogue as shelf
+from . import catalogue
 from .model_shapes import site_of
 
 SHOWN = 4  # numbers of a block
@@ -31,8 +31,8 @@ class Done(BaseException):
 
 def step(name: str, shape: str | None, dtype: str, program: tuple[int, ...], printing: bool) -> None:
     """Run a kernel until one of its programs comes up, and show that."""
-    shelf.known(name)
-    found = shelf.wrapper(name)
+    catalogue.known(name)
+    found = catalogue.wrapper(name)
     assert found is not None
     site, use = site_of(name, shape)
     print(f"{name} at {site}: {use.about}; {dtype}", flush=True)
