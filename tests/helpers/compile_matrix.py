@@ -413,18 +413,32 @@ def line_of(facts: dict) -> str:
 
 
 def with_rows(page: str, launches: list[dict]) -> str:
-    """The page with fresh rows in its table of counts: those whose first cell is the name of a configuration."""
+    """The page with fresh rows in its tables of counts.
+
+    One has rows that begin with a configuration; attention's backward has rows that begin with a kernel and one.
+    """
     from minivl.kernels.checking.compiled import main_loop
 
     rows = {}
     for facts in launches:
         if facts["chip"] == "sm_90" and (loop := main_loop(facts)):
             pipe, clocks = max(loop["bounds"].items(), key=lambda item: item[1])
-            cells = [facts["name"], facts["registers"], f"{facts['shared']:,}", f"{facts['occupancy']:.0%}"]
-            cells += [loop["instructions"], f"{pipe} {clocks}", f"{facts['useful']:.0%}" if facts.get("useful") else ""]
-            rows[facts["name"]] = f"| {' | '.join(map(str, cells))} |"
+            useful = f"{facts['useful']:.0%}" if facts.get("useful") else ""
+            sizes, trip = (
+                [facts["registers"], f"{facts['shared']:,}"],
+                [loop["instructions"], f"{pipe} {clocks}", useful],
+            )
+            name, short = facts["name"], facts["name"].removeprefix("attention backward, ")
+            if name == short:
+                rows[f"| {name} |"] = [name, *sizes, f"{facts['occupancy']:.0%}", *trip]
+            else:
+                rows[f"| `{facts['kernel']}` | {short} |"] = [f"`{facts['kernel']}`", short, *sizes, *trip]
     lines = page.split("\n")
-    return "\n".join(rows.get(line.split(" | ")[0].removeprefix("| "), line) for line in lines)
+    for i, line in enumerate(lines):
+        for start, cells in rows.items():
+            if line.startswith(start):
+                lines[i] = f"| {' | '.join(map(str, cells))} |"
+    return "\n".join(lines)
 
 
 HEAD = f"{'':30}{'chip':>8}{'regs':>6}{'stack':>7}{'shared':>8}{'occup.':>8}{'code':>7}{'trip':>6}  bound, useful"
