@@ -9,6 +9,7 @@ import numpy as np
 from .. import generate
 from ..config.blip2 import Blip2Config
 from ..errors import ConfigError
+from ..generate import Writing
 from ..inputs import same_rows, to_floats, to_prompt
 from ..models import blip2
 from ..ops.numpy import by_rows
@@ -101,9 +102,7 @@ class Blip2ForConditionalGeneration(Pretrained):
         """
         return generate.run(*self.writing(pixel_values, input_ids, attention_mask, **settings))
 
-    def writing(
-        self, pixel_values: Any, input_ids: Any = None, attention_mask: Any = None, **settings: Any
-    ) -> generate.Writing:
+    def writing(self, pixel_values: Any, input_ids: Any = None, attention_mask: Any = None, **settings: Any) -> Writing:
         """What `generate` starts from: a reader of picture and prompt that has not begun to read, and the settings."""
         wanted, text = generate.Settings.of(**settings), self.config.text_config
         pixels, ids, mask = self.prompts(pixel_values, input_ids, attention_mask)

@@ -20,9 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import scores
-from .endings import Endings
 from .scores import Reader
-from .settings import Settings
+from .settings import Endings, Settings
 
 UNBORN = -1e9  # the total of a beam that is only a copy of another: nothing that comes of it is chosen
 

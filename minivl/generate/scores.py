@@ -14,8 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from ..errors import InputError
-from .endings import Endings
-from .settings import Settings
+from .settings import Endings, Settings
 
 
 class Reader(Protocol):

@@ -10,8 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..processors.tokenizer import joined
-from .endings import cut
-from .settings import listed
+from .settings import cut, listed
 
 # The end of a text of which it is not clear yet what decoding will join: behind " n" may come "'t", behind " 'v" an
 # "e", and of blanks and quotes in a row some go.

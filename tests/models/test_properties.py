@@ -23,7 +23,7 @@ import minivl
 from minivl import Blip2ForConditionalGeneration, BridgeTowerConfig, generate
 from minivl.config.blip2 import Blip2Config
 from minivl.generate import beams, plain
-from minivl.generate.endings import Endings
+from minivl.generate.settings import Endings
 from minivl.models import qformer
 from minivl.ops import numpy_products
 from minivl.processors.blip2 import Blip2Processor

@@ -14,6 +14,7 @@ from typing import Any
 from ... import __version__
 from ...api.pretrained import Pretrained
 from ...errors import InputError, OpsError
+from ...weights import places
 from . import families, sides, theirs
 from .diagnosis import diagnose
 from .flow import compare
@@ -50,13 +51,13 @@ def diff(
     All models that the files hold are compared, one for each head of a BridgeTower. Raises InputError for a side that
     does not exist and what from_pretrained raises.
     """
-    places = _checkpoints(a, b, model)
-    families = _families(a, b, places)
-    report = Report(_label(a, set_a), _label(b, set_b), _label(places[0] or places[1], None))
+    folders = _checkpoints(a, b, model)
+    families = _families(a, b, folders)
+    report = Report(_label(a, set_a), _label(b, set_b), _label(folders[0] or folders[1], None))
     for family in families:
-        side_a, side_b = (_side(*one) for one in ((a, places[0], family, set_a), (b, places[1], family, set_b)))
+        side_a, side_b = (_side(*one) for one in ((a, folders[0], family, set_a), (b, folders[1], family, set_b)))
         config = side_a.model.config if isinstance(side_a, Ours) else side_a.config
-        given = inputs or _inputs(family, config, places[0] or places[1], picture, text, seed)
+        given = inputs or _inputs(family, config, folders[0] or folders[1], picture, text, seed)
         rows, parting = compare(side_a, side_b, given, to_the_end=to_the_end)
         run = Run(family.__name__, rows)
         if parting is not None:
@@ -80,13 +81,13 @@ def _checkpoints(a: Any, b: Any, model: Any) -> tuple[Any, Any]:
     return found[0], found[1]
 
 
-def _families(a: Any, b: Any, places: tuple[Any, Any]) -> list[type[Pretrained]]:
+def _families(a: Any, b: Any, folders: tuple[Any, Any]) -> list[type[Pretrained]]:
     for side in (a, b):
         if isinstance(side, Pretrained):
             return [type(side)]
         if not isinstance(side, str):
             return [Theirs(side, "").family]
-    held: list[list[type[Pretrained]]] = [families.held(places.find(place)) for place in places]
+    held: list[list[type[Pretrained]]] = [families.held(places.find(folder)) for folder in folders]
     both = [family for family in held[0] if family in held[1]]
     if not both:
         names = [family.__name__ for one in held for family in one]

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 
-from minivl.kernels.checking import machine_code  # type: ignore[attr-defined]
+from ...kernels.checking import machine_code
 
 Line = tuple[str, int]  # text, and the number of the Python line it comes from; 0 where nobody knows
 
