@@ -23,6 +23,7 @@ from .console import count, masked_text, part, positive, share, whole_number, wo
 from .errors import MinivlError, Note
 
 BATCH = 8  # pictures that a job puts together
+BACKENDS = ("plain", "numpy", "torch", "triton")
 DTYPES = ("auto", "float32", "bfloat16", "int8", "weight-only")
 TOOLS: dict[str, tuple[str, str]] = {  # command: its room, and what it does in a few words
     "diff": ("parity.command", "where two runs of a model part, layer by layer, and why"),
@@ -192,6 +193,8 @@ def _shared(command: argparse.ArgumentParser, demo: str, family: str) -> None:
     command.add_argument("--json", action="store_true", help="print one JSON object a line")
     about = "how weights are kept (default: auto, as the file has them); int8 and weight-only make them 8 bits"
     command.add_argument("--dtype", choices=DTYPES, default="auto", help=about)
+    about = "what computes (default: numpy); plain is NumPy by the formulas alone, slower, for stepping through"
+    command.add_argument("--backend", choices=BACKENDS, default="numpy", help=about)
 
 
 def _long(command: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .console import answer, complain, note_toy, one_line, progress
 from .errors import InputError, MinivlError
+from .ops.plain import softmax
 from .pipelines import WEIGHTS, ImageTextMatching, ImageToText, flat, numbers, stops
 from .processors.picture_files import EmptyFolder, expand
 
@@ -42,7 +43,7 @@ def prompt(arguments: argparse.Namespace, language: str, question: str | None) -
 
 def _write(arguments: argparse.Namespace, name: str, **shown: str) -> int:
     """Say something about every picture; `name` is what it is called in JSON, beside `shown`."""
-    writer, settings = ImageToText(arguments.model, **WEIGHTS[arguments.dtype]), generate_settings(arguments)
+    writer, settings = ImageToText(arguments.model, **loading(arguments)), generate_settings(arguments)
     note_toy(arguments.model)
     label = len(arguments.pictures) > 1 or os.path.isdir(arguments.pictures[0])
     beginning = [prompt(arguments, writer.language, shown.get("question"))]
@@ -69,6 +70,11 @@ def generate_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names |= {name: name for name in ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "stop")}
     values = {names[name]: value for name, value in vars(arguments).items() if name in names}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def loading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What from_pretrained is to be told."""
+    return {"backend": arguments.backend, **WEIGHTS[arguments.dtype]}
 
 
 class OneLine:
@@ -140,10 +146,10 @@ def fill(arguments: argparse.Namespace) -> int:
         raise InputError(f"text: wanted words and {mask}, found the control token {control[0]!r}")
     processor.tokenizer.split_special_tokens = False  # of the mask's name the token is meant
     inputs = processor(picture, text, return_tensors="np")
-    logits = numbers(model(**inputs).logits[0])  # (T, V)
+    logits = numbers(model(**inputs).logits)[0]  # (T, V)
     masks = np.flatnonzero(inputs.input_ids[0] == processor.tokenizer.mask_token_id)
     for number, place in enumerate(masks, 1):
-        probability = model.ops.softmax(logits[place].astype(np.float64))
+        probability = softmax(logits[place].astype(np.float64))
         order = np.argsort(-probability, kind="stable")[: arguments.words]
         words = [(processor.decode([int(i)]).strip(), float(probability[i])) for i in order]
         if not arguments.json and len(masks) > 1:
@@ -158,7 +164,7 @@ def fill(arguments: argparse.Namespace) -> int:
 
 
 def _matcher(arguments: argparse.Namespace, kind: str) -> ImageTextMatching:
-    matcher = ImageTextMatching(arguments.model, kind, **WEIGHTS[arguments.dtype])
+    matcher = ImageTextMatching(arguments.model, kind, **loading(arguments))
     note_toy(arguments.model)
     return matcher
 

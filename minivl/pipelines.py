@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from .errors import InputError, MinivlError, WeightsError
+from .inputs import to_array
+from .ops.plain import softmax
 
 WEIGHTS: dict[str, dict[str, Any]] = {  # what --dtype means to from_pretrained
     "auto": {"dtype": "auto"},
@@ -98,7 +100,7 @@ class ImageTextMatching:
         words = self.processor.tokenizer(list(texts), padding=True, return_tensors="np")
         output = self.model(**words, pixel_values=pixels)
         logits = output.logits if hasattr(output, "logits") else output.matching.logits
-        return self.model.ops.softmax(numbers(logits).astype(np.float64))[:, 1]
+        return softmax(numbers(logits).astype(np.float64))[:, 1]
 
     def finder(self, text: str) -> Callable[[np.ndarray], np.ndarray]:
         """A function of pixels (B, 3, Y, X) that says how near the pictures' vectors are to the text's, (B,)."""
@@ -106,11 +108,12 @@ class ImageTextMatching:
         return lambda pixels: numbers(self.model.get_image_features(pixels) @ wanted)
 
 
-def numbers(scores: np.ndarray) -> np.ndarray:
-    """The same scores; InputError where a model's weights have driven them out of what numbers can hold."""
-    if not np.isfinite(scores).all():
+def numbers(scores: Any) -> np.ndarray:
+    """A model's scores as a NumPy array. Raises InputError where its weights have driven them out of range."""
+    array = to_array(scores)
+    if not np.isfinite(array).all():
         raise InputError("the model's scores are not all numbers: its weights are too large, or no model's")
-    return scores
+    return array
 
 
 def flat(text: str) -> str:

@@ -31,6 +31,7 @@ def test_a_scene_and_its_picture_depend_on_seed_and_number_alone():
     assert world.scene("test", 3, 42) != first
 
 
+@pytest.mark.quick
 def test_pictures_show_the_colours_that_scenes_speak_of():
     for scene in some_scenes(count=100):
         seen = np.asarray(world.draw(scene)).astype(int)
@@ -196,6 +197,7 @@ def tokenizer():
     return vocabulary.learn(vocabulary.corpus())
 
 
+@pytest.mark.quick
 def test_words_of_the_world_are_single_tokens_and_any_text_survives(tokenizer):
     for word in [*world.COLOURS, *world.SHAPES, *world.RADII, *world.NUMBERS, "yes", "no"]:
         assert len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) == 1, word

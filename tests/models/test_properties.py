@@ -22,7 +22,7 @@ from words import OPT_WORDS, roberta_folder
 import minivl
 from minivl import Blip2ForConditionalGeneration, BridgeTowerConfig, generate
 from minivl.config.blip2 import Blip2Config
-from minivl.generate import beams, plain
+from minivl.generate import beams
 from minivl.generate.settings import Endings
 from minivl.models import qformer
 from minivl.ops import numpy_products
@@ -199,7 +199,7 @@ def test_one_beam_writes_what_greedy_writes(name, words, seed, most):
         reader = model._reader(pixels, given_words["input_ids"], given_words["attention_mask"])
         return way.write(reader, len(pixels), how, endings).tolist()
 
-    assert write(beams) == write(plain) == model.generate(pixels, **given_words, max_new_tokens=most).tolist()
+    assert write(beams) == write(generate) == model.generate(pixels, **given_words, max_new_tokens=most).tolist()
 
 
 @FEW

@@ -8,11 +8,11 @@ import shapes
 
 import minivl
 from minivl import Blip2Config, Blip2ForConditionalGeneration, BridgeTowerConfig
-from minivl.models import blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit
+from minivl.models import blip2, blocks, bridge, bridgetower, clip_vit, opt, qformer, roberta, t5, vit
 from minivl.ops import numpy as numpy_ops
 from minivl.ops import numpy_products, plain
 
-MODULES = [blip2, blocks, bridge, bridgetower, cache, clip_vit, opt, qformer, roberta, t5, vit]
+MODULES = [blip2, blocks, bridge, bridgetower, clip_vit, opt, qformer, roberta, t5, vit]
 MODULES += [plain, numpy_ops, numpy_products]
 
 

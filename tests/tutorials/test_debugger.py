@@ -39,12 +39,12 @@ def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula(tmp_path
         "q",
     ]
     command = [sys.executable, "-m", "pdb", *(part for one in commands for part in ("-c", one))]
-    command += ["-m", "minivl", "caption", str(ROOT / "tutorials/pictures/red_circle.png")]
+    command += ["-m", "minivl", "caption", "--backend", "plain", str(ROOT / "tutorials/pictures/red_circle.png")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert "((1, 4, 65, 32), (1, 4, 65, 32), (1, 4, 65, 32))" in done.stdout, done.stdout + done.stderr
     assert "['out', 'qkv']" in done.stdout
     here = [line for line in done.stdout.partition("--Call--")[2].splitlines() if line.startswith("> ")][-1]
-    assert "ops/numpy.py" in here and here.endswith("attention()")
+    assert "ops/plain.py" in here and here.endswith("attention()")
 
 
 KERNEL = """
@@ -86,7 +86,7 @@ def test_a_breakpoint_in_an_interpreted_kernel_gives_blocks(tmp_path, monkeypatc
     np.testing.assert_array_equal(np.stack([block for _, _, block in seen]), [[0, 1, 2, 3], [4, 5, 0, 0]])
 
 
-@pytest.mark.parametrize("backend, most", [("numpy", 0), ("torch", 0), ("triton", 1)])
+@pytest.mark.parametrize("backend, most", [("plain", 0), ("numpy", 0), ("torch", 0), ("triton", 1)])
 def test_nothing_stands_between_a_line_of_a_model_and_the_function_that_computes(backend, most):
     """The one on the way to a Triton kernel asks whether an argument wants a gradient."""
     found = frames_between(backend)

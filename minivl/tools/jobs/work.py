@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__, commands, console
-from ...pipelines import WEIGHTS, ImageTextMatching, ImageToText, TextWork
+from ...pipelines import ImageTextMatching, ImageToText, TextWork
 from ...weights.places import find
 from . import flow, items
 from .items import Item, Items
@@ -51,7 +51,7 @@ def rank(arguments: argparse.Namespace) -> int:
     near = ((record["similarity"], -place) for place, record in enumerate(records) if "similarity" in record)
     best = {-place: similarity for similarity, place in heapq.nlargest(arguments.best, near)}
     if best:
-        matcher = ImageTextMatching(arguments.model, Finding.kind, **WEIGHTS[arguments.dtype])
+        matcher = ImageTextMatching(arguments.model, Finding.kind, **commands.loading(arguments))
         chosen = [
             (best[place], item.fields["picture"], matcher.look(item.read()))  # read before the next is asked for
             for place, item in enumerate(items.share(found, arguments.shard)())
@@ -66,7 +66,7 @@ def _pictures(names: Sequence[str]) -> Items:
 
 
 def _writing(arguments: argparse.Namespace, name: str) -> TextWork:
-    writer = ImageToText(arguments.model, **WEIGHTS[arguments.dtype])
+    writer = ImageToText(arguments.model, **commands.loading(arguments))
     prompt = partial(commands.prompt, arguments, writer.language)
     return TextWork(writer, name, prompt, **commands.generate_settings(arguments))
 
@@ -78,7 +78,7 @@ class Matching:
 
     def __init__(self, arguments: argparse.Namespace):
         self.texts = arguments.texts
-        self.matcher = ImageTextMatching(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
+        self.matcher = ImageTextMatching(arguments.model, self.kind, **commands.loading(arguments))
         self.look = self.matcher.look
 
     def answer(self, chunk: list[Item], pixels: np.ndarray) -> list[flow.Record]:
@@ -93,7 +93,7 @@ class Finding:
     kind, together = "BridgeTowerForMatchingAndContrast", True
 
     def __init__(self, arguments: argparse.Namespace):
-        self.matcher = ImageTextMatching(arguments.model, self.kind, **WEIGHTS[arguments.dtype])
+        self.matcher = ImageTextMatching(arguments.model, self.kind, **commands.loading(arguments))
         self.look, self.near = self.matcher.look, self.matcher.finder(arguments.text)
 
     def answer(self, chunk: list[Item], pixels: np.ndarray) -> list[flow.Record]:
