@@ -375,19 +375,25 @@ def gated_linear_backward(
         raise InputError(f"gated_linear_backward: {found}, and {fitting} fits x {tuple(x.shape)}")
     flat, gate, up = as_rows(x), as_rows(gate), as_rows(up)
     z, u = empty((flat.shape[0], gate.shape[0]), x), empty((flat.shape[0], gate.shape[0]), x)
-    dz, du, count = empty(tuple(z.shape), x), empty(tuple(z.shape), x), z.numel()
-    if count:
+    if z.numel():
         _launch(linear_kernel, flat, gate, None, (z,), (), None, None)
         _launch(linear_kernel, flat, up, None, (u,), (), None, None)
-        how = elementwise()
-        given = dout.contiguous(), z, u, dz, du, count
-        gated_slopes_kernel[(triton.cdiv(count, how["BLOCK"]),)](*given, act, **how)
+    dz, du = gated_slopes(dout.contiguous(), z, u, act)
     to_x, to_gate, to_up = wanted or (True, True, True)
     return (
         product(du, up, add=product(dz, gate)).reshape(*x.shape) if to_x else None,
         product(dz, flat, turned=True) if to_gate else None,
         product(du, flat, turned=True) if to_up else None,
     )
+
+
+def gated_slopes(dout: Array, z: Array, u: Array, act: str) -> tuple[Array, Array]:
+    """The gradients of act(z) · u for z and u, all of them (M, F) and contiguous."""
+    dz, du, count = empty(tuple(z.shape), z), empty(tuple(z.shape), z), z.numel()
+    if count:
+        how = elementwise()
+        gated_slopes_kernel[(triton.cdiv(count, how["BLOCK"]),)](dout, z, u, dz, du, count, act, **how)
+    return dz, du
 
 
 def _backward(

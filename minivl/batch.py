@@ -29,7 +29,7 @@ class Captioner:
     """A function from batches to batches: a dict of columns in, the same and two more columns out.
 
         captioner({"image": np.array(["a.png", "b.png"])})["caption"]     an array of str, one for each picture
-        captioner({"image": ...})["error"]                                what was wrong with a picture, or ""
+        captioner({"image": np.array(["a.png", "b.png"])})["error"]       what was wrong with a picture, or ""
 
     model      a folder in the Hub's layout, an id on the Hub, "demo"
     prompt     what every caption goes on from

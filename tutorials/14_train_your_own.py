@@ -14,7 +14,7 @@ import numpy as np
 from minivl import Blip2ForConditionalGeneration, tutorial
 from minivl.demo import train_numpy
 from minivl.ops import tape
-from minivl.weights import files, tree
+from minivl.weights import places, tree
 
 # %% [markdown]
 # ## A slope
@@ -90,7 +90,7 @@ assert np.allclose([float(w.value) for w in two], -0.1, atol=1e-4)  # equally fa
 # does the gradient of a loss about *words* reach the matrix that cuts the picture into patches, at the other end?
 
 # %%
-student = train_numpy.Blip2Student(files.find("demo"), seed=1)
+student = train_numpy.Blip2Student(places.find("demo"), seed=1)
 pictures, captions = train_numpy.lessons(seed=1, size=4)()
 print(*captions, sep="\n")
 loss = student.loss((pictures, captions), random.Random(0))
@@ -108,7 +108,7 @@ assert np.abs(student.params["vision"]["patch"]["w"].grad).max() > 0  # it does
 # **Predict, then run:** it begins near 6. Where is the loss after 30 steps: near 6, near 1 or 2, or near 0?
 
 # %%
-student = train_numpy.Blip2Student(files.find("demo"), seed=1)
+student = train_numpy.Blip2Student(places.find("demo"), seed=1)
 losses = train_numpy.learn(student, train_numpy.lessons(seed=1, size=4), steps=30, rate=5e-3)
 if plt := tutorial.pyplot():
     plt.figure(figsize=(4.5, 2.2), layout="constrained")

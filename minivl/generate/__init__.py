@@ -6,7 +6,7 @@
 The language model is hidden behind two functions (models/opt.py and models/t5.py have it as `Reader`):
 
     reader.step(tokens)     reads one more token (B,) for each row, or the prompt for None; gives the next scores (B, V)
-    reader.reorder(rows)    afterwards row i goes on where row rows[i] stood
+    reader.reorder(order)   afterwards row i goes on from what row order[i] has read
 
 A good first walk: `write` below (greedy and sampling), scores.py (what may change a score), then beams.py.
 """

@@ -293,7 +293,7 @@ def gradient_cases() -> dict[str, Case]:
     from minivl.kernels.cross_entropy import cross_entropy_backward
     from minivl.kernels.embeddings import embed_backward
     from minivl.kernels.layer_norm import add_layer_norm_backward, layer_norm_backward, rms_norm_backward
-    from minivl.kernels.linear import linear_backward
+    from minivl.kernels.linear import gated_slopes, linear_backward
     from minivl.kernels.patches import patch_embed_backward
     from minivl.kernels.softmax import softmax_backward
 
@@ -333,6 +333,9 @@ def gradient_cases() -> dict[str, Case]:
         "linear backward, ViT-g's MLP up, to its weights": linear(to_w),
         "linear backward, ViT-g's MLP up, to its tokens, float32": linear(to_x, "gelu", "float32"),
         "linear backward, ViT-g's MLP up, to its weights, float32": linear(to_w, dtype="float32"),
+        "gated linear backward, Flan-T5-XL, its slopes": Case(
+            lambda: gated_slopes(*[array(514, 5120)] * 3, "gelu_tanh")
+        ),
         "patches backward, ViT-g": Case(lambda: patch_embed_backward(*pictures, wanted=(True, True, False)), both),
         "layer norm backward, 1408": norm(1408),
         "layer norm backward, 5120": norm(5120),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...api import bridgetower as faces
+from ...api import bridgetower as api
 from ...config.bridgetower import BridgeTowerConfig
 from . import others, sizes, weights
 from .clock import TOLERANCES, Side, measure
@@ -35,10 +35,10 @@ def _scores(out: Any) -> Any:
 
 
 HEADS = {
-    "bridgetower": Head("", faces.BridgeTowerModel, lambda out: out.pooler_output),
-    "bridgetower-match": Head(", matching", faces.BridgeTowerForImageAndTextRetrieval, _scores),
-    "bridgetower-fill": Head(", masked words", faces.BridgeTowerForMaskedLM, _scores),
-    "bridgetower-contrast": Head(", contrast", faces.BridgeTowerForContrastiveLearning, _vectors),
+    "bridgetower": Head("", api.BridgeTowerModel, lambda out: out.pooler_output),
+    "bridgetower-match": Head(", matching", api.BridgeTowerForImageAndTextRetrieval, _scores),
+    "bridgetower-fill": Head(", masked words", api.BridgeTowerForMaskedLM, _scores),
+    "bridgetower-contrast": Head(", contrast", api.BridgeTowerForContrastiveLearning, _vectors),
 }
 
 

@@ -22,7 +22,7 @@ class Records:
 
         with Records(out, settings, items, resume=True) as records:
             records.done, records.failed      records that stand there already, and those of them with an "error"
-            records.add([{"picture": ...}])
+            records.add([{"picture": "a.png", "caption": "a small red circle"}])
 
     Nothing is written before the `with`. InputError for a file that is there already, unless it is to be gone on with,
     and then for settings other than those it was begun with, or a line that is not the record of its picture.

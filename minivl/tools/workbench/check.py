@@ -89,7 +89,7 @@ class Examiner:
         given = self.given(case)
         before = {name: everything(x) for name, x in given.items() if isinstance(x, torch.Tensor)}
         try:
-            found = self.subject.call(*answers.split(given), switch=switch)
+            found = self.subject.call(*answers.split(self.contract, given), switch=switch)
         except (Exception, SystemExit) as error:
             kind = "fault" if "KernelFault" in first_line(error)[:12] else "raised"
             return Finding(kind, first_line(error).removeprefix("KernelFault: "))
@@ -155,7 +155,7 @@ def examine(subject: Subject, op: str, seconds: float = 20.0, first: bool = Fals
     start = time.monotonic()
     contract, backward = contract_of(op)
     small = Case("sizes", sizes={"B": 1, "H": 1, "T": 2, "S": 3, "D": 16, "C": 16, "F": 2})
-    subject.find_out(*answers.split(arguments(contract, small, backward)))
+    subject.find_out(*answers.split(contract, arguments(contract, small, backward)))
     examiner = Examiner(subject, op)
     report = Report(subject, op)
     for case, switch in _plan(examiner, report):

@@ -123,7 +123,8 @@ def slack(given: dict[str, Any]) -> float:
     """What rounding in float32 alone may cost, however careful a kernel is: more than usual where numbers cancel.
 
     scores of size s are known to s · eps, which their exponentials inherit; a row whose mean is m times its spread
-    loses m · eps; and in its gradient numbers of the size dout · w / spread cancel.
+    loses m · eps; and in its gradient numbers of the size dout · w / spread cancel. A gated product's gradients
+    are sums of products of three rounded numbers.
     """
     eps = float(torch.finfo(torch.float32).eps)
     args = {name: double(value) for name, value in given.items()}
@@ -140,6 +141,11 @@ def slack(given: dict[str, Any]) -> float:
         if "dout" not in args:
             return float(4 * eps * ratio.max() * size)
         return float(8 * eps * (1 + ratio.max()) * size * np.abs(args["dout"]).max() * max(1 / spread.min(), 1))
+    if "gate" in args and "dout" in args:
+        g, u = args["x"] @ args["gate"].T, args["x"] @ args["up"].T
+        halves = max(1.0, np.abs(g).max(initial=0), np.abs(u).max(initial=0))
+        factors = max(np.abs(args[name]).max(initial=0) for name in ("x", "gate", "up"))
+        return float(4 * eps * halves * factors * np.abs(args["dout"]).max(initial=0))
     return 0.0
 
 

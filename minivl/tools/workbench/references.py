@@ -11,18 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...ops import TABLE, backward, plain
+from ...ops import backward, plain
 from ...ops import torch as torch_ops
 from .cases import Contract
 
-BY_NAME = {argument.name for op in TABLE.values() for argument in op.arguments if argument.by_name}
 
-
-def split(given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+def split(contract: Contract, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call, those that the op takes by name apart."""
     return (
-        [value for name, value in given.items() if name not in BY_NAME],
-        {name: value for name, value in given.items() if name in BY_NAME},
+        [value for name, value in given.items() if name not in contract.keywords],
+        {name: value for name, value in given.items() if name in contract.keywords},
     )
 
 
@@ -41,7 +39,7 @@ def exact(contract: Contract, given: dict[str, Any]) -> list[Any]:
 
 def exact64(contract: Contract, given: dict[str, Any]) -> list[Any]:
     """The same of arguments that are float64 already."""
-    positional, named = split(given)
+    positional, named = split(contract, given)
     with np.errstate(all="ignore"):
         if "dout" not in given:
             return [np.asarray(getattr(plain.OPS, contract.op)(*positional, **named))]
@@ -53,11 +51,11 @@ def in_torch(contract: Contract, given: dict[str, Any]) -> list[Any]:
     """What torch makes of it in the same dtype."""
     op = getattr(torch_ops.OPS, contract.op)
     if "dout" not in given:
-        positional, named = split(given)
+        positional, named = split(contract, given)
         return [op(*positional, **named)]
     leaves = {name: value.detach().clone().requires_grad_() if is_float(value) else value
               for name, value in given.items() if name != "dout"}  # fmt: skip
-    positional, named = split(leaves)
+    positional, named = split(contract, leaves)
     wanted = gradients(leaves)
     traced = [leaves[name] for name in wanted if leaves[name] is not None]
     found = iter(torch.autograd.grad(op(*positional, **named), traced, given["dout"]))
