@@ -101,11 +101,12 @@ def ops(request):
     return minivl.ops.get(request.param)
 
 
-@pytest.fixture
-def np_ops():
+@pytest.fixture(params=["plain", "numpy"])
+def np_ops(request):
+    """The formulas, and their fast forms."""
     import minivl.ops
 
-    return minivl.ops.get("numpy")
+    return minivl.ops.get(request.param)
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from minivl.ops.table import TABLE
+from minivl.tools.workbench.catalogue import kernels
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -153,3 +154,22 @@ def test_an_op_is_told_once(op):
 def test_rms_norm_stands_in_few_files():
     """The six files of the recipe, the one model that uses it, and the workbench's table of model shapes."""
     assert len(files_naming("rms_norm")) <= 8
+
+
+# ---- every kernel has a user
+
+
+def users() -> str:
+    """All that a model, an op or a tutorial can call, as text; the table derives calls from its rows, so they count."""
+    places = [*ROOT.glob("minivl/ops/*.py"), *ROOT.glob("minivl/models/*.py"), *ROOT.glob("tutorials/*.py")]
+    rows = [f"{name} {name}_backward" if op.gradient else name for name, op in TABLE.items()]
+    lines = [line for path in ROOT.glob("kernels/*.py") for line in path.read_text(encoding="utf-8").splitlines()]
+    shared = [line for line in lines if line.startswith("from .")]  # what one kernel's file takes from another's
+    return "\n".join([*rows, *shared, *(path.read_text(encoding="utf-8") for path in places)])
+
+
+def test_every_kernel_is_reached():
+    """By an op, or by a tutorial: nothing is listed as if the models ran it that they do not run."""
+    named, listed = set(_words(users())), [one.function for one in kernels().values()]
+    assert len(listed) > 25
+    assert [function for function in listed if function not in named] == []

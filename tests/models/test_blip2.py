@@ -55,7 +55,7 @@ def golden(request):
 
 
 # ---- against 4.37.2 ------------------------------------------------------------------------------
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["plain", "numpy", "torch"])
 def test_every_state_and_attention_map(golden, backend):
     folder, arrays = golden
     model = Blip2ForConditionalGeneration.from_pretrained(folder, backend=backend)
@@ -136,11 +136,13 @@ def our_trace(output):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_layer_of_random_configurations(seed, tmp_path):
+@pytest.mark.parametrize("backend", ["plain", "numpy"])
+def test_every_layer_of_random_configurations(backend, seed, tmp_path):
     theirs = draw_blip2(seed)
     theirs.save_pretrained(tmp_path)
     pixels, ids, mask = example(theirs, batch=seed % 3 + 1, seed=seed)
-    output = Blip2ForConditionalGeneration.from_pretrained(tmp_path)(pixels, ids, mask, **EVERYTHING)
+    ours = Blip2ForConditionalGeneration.from_pretrained(tmp_path, backend=backend)
+    output = ours(pixels, ids, mask, **EVERYTHING)
     want = oracle.blip2_trace(theirs, pixels, ids, mask)
     cross = [want.pop(name) for name in list(want) if "cross-attention" in name]
     oracle.compare(our_trace(output), want, oracle.TOLERANCE["float32"])

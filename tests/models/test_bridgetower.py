@@ -75,7 +75,7 @@ def test_every_layer_and_head_of_random_configurations(seed, tmp_path):
     kind, double = CLASSES[seed % 4], seed % 8 >= 4
     check(draw(seed, kind), tmp_path, kind, seed=seed, batch=seed % 3 + 1, length=seed % 7 + 1,
           mask=["pads", None, "other"][seed % 3], dtype="float64" if double else "float32",
-          backends=["numpy"] if double else ["numpy", "torch"])  # fmt: skip
+          backends=["plain", "numpy"] if double else ["plain", "numpy", "torch"])  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -152,7 +152,7 @@ def pack(node):
     return tuple(parts.values()) if "0" in parts else parts
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["plain", "numpy", "torch"])
 def test_every_state_and_map_of_437(golden, backend):
     written, arrays, folder = golden
     model = minivl.BridgeTowerModel.from_pretrained(folder, backend=backend)
@@ -561,7 +561,7 @@ def test_labels_that_do_not_fit(models, kind, labels):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["plain", "numpy", "torch"])
 def test_a_text_that_is_too_long_is_told_so(backend, tmp_path):
     """Positions are counted from the padding's row on, so the table of 40 rows holds 38 words."""
     sizes = dict(hidden_size=64, num_hidden_layers=2)

@@ -231,7 +231,7 @@ def test_there_are_golden_models():
     assert oracle.T5_MODELS == ["t5_flan", "t5_gated", "t5_tied"]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ["plain", "numpy", "torch"])
 def test_every_state_and_attention_map_of_4_37(golden, backend):
     folder, arrays = golden
     model = Blip2ForConditionalGeneration.from_pretrained(folder, backend=backend)

@@ -10,7 +10,7 @@ from ...console import complain
 from ...errors import MinivlError
 from .report import RULE
 
-EPILOG = f"""A and B are kinds: numpy, torch, triton, float64, int8, weight-only, bfloat16, torch-bfloat16,
+EPILOG = f"""A and B are kinds: numpy, plain, torch, triton, float64, int8, weight-only, bfloat16, torch-bfloat16,
 torch-float16, transformers, transformers-bfloat16 ...; or a folder, an id on the Hub, demo, demo-bridgetower (these run
 on numpy); or KIND@FOLDER. With one checkpoint alone it is held against transformers, or, where that is not installed,
 against float64. {RULE} Exit status: 0 same, 1 different, 2 wrong usage or no comparison."""

@@ -1,6 +1,6 @@
 """The sides of a comparison, made from words:
 
-    KIND             numpy, torch, triton, float64, int8 (LLM.int8()), weight-only (8 bits), bfloat16 (NumPy's),
+    KIND             numpy, plain, torch, triton, float64, int8 (LLM.int8()), weight-only (8 bits), bfloat16 (NumPy's),
                      torch-bfloat16, torch-float16, triton-bfloat16, triton-float16, transformers,
                      transformers-bfloat16, transformers-float16
     FOLDER_OR_ID     numpy on another checkpoint
@@ -24,6 +24,7 @@ from .theirs import Theirs
 
 KINDS: dict[str, dict[str, Any]] = {  # how from_pretrained makes each
     "numpy": {},
+    "plain": {"backend": "plain"},
     "float64": {},
     "torch": {"backend": "torch"},
     "triton": {"backend": "triton"},
