@@ -164,7 +164,9 @@ def users() -> str:
     places = [*ROOT.glob("minivl/ops/*.py"), *ROOT.glob("minivl/models/*.py"), *ROOT.glob("tutorials/*.py")]
     rows = [f"{name} {name}_backward" if op.gradient else name for name, op in TABLE.items()]
     lines = [line for path in ROOT.glob("kernels/*.py") for line in path.read_text(encoding="utf-8").splitlines()]
-    shared = [line for line in lines if line.startswith("from .")]  # what one kernel's file takes from another's
+    shared = [
+        line for line in lines if line.startswith("from minivl.kernels.")
+    ]  # what one kernel's file takes from another's
     return "\n".join([*rows, *shared, *(path.read_text(encoding="utf-8") for path in places)])
 
 
