@@ -123,7 +123,8 @@ def of_voice(
     ops, tokens = student.ops, student.here(tokens)
     real = (tokens != PAD).long()
     embeds, mask = blip2.prompt(ops, weights, soft, tokens, real)
-    states = opt.states(ops, weights["language"], embeds, mask, student.config.text_config)
+    config: Any = student.config.text_config  # OPT's: the demo has no T5
+    states = opt.states(ops, weights["language"], embeds, mask, config)
     read = blocks.last(states)[:, PLACES:-1]  # (B, T - 1, C)
     answer = student.here(torch.arange(1, tokens.shape[1]) >= prompt[:, None]) & real[:, 1:].bool()
     scores = opt.logits(ops, weights["language"], read[answer])  # one row for each token of an answer

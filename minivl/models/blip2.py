@@ -9,23 +9,31 @@ Letters: B batch, Q queries, T prompt tokens, S = Q + T, C the language model's 
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import qformer, vit
 
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def language(config):
+    from ..config.blip2 import Blip2Config
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def language(config: Blip2Config) -> ModuleType:
     """The module of a configuration's language model: both have `first_token` and `Reader`, which generate() uses."""
     return import_module(f".{config.text_config.model_type}", __package__)
 
 
-def see(ops, p, pixels, config):
+def see(ops: Ops, p: Tree, pixels: Array, config: Blip2Config) -> Array:
     """A picture becomes Q soft words.   pixels (B, 3, Y, X) -> (B, Q, C)"""
     image = vit.encode(ops, p["vision"], pixels, config.vision_config)
     answers = qformer.encode(ops, p["qformer"], p["queries"], image, config.qformer_config)
     return ops.linear(answers, **p["projection"])
 
 
-def prompt(ops, p, soft_words, ids, mask):
+def prompt(ops: Ops, p: Tree, soft_words: Array, ids: Array, mask: Array) -> tuple[Array, Array]:
     """Soft words first, then the prompt, and one mask over both.
 
     soft_words (B, Q, C)   ids, mask (B, T) integer   ->   (B, S, C), (B, S)

@@ -10,19 +10,25 @@ Letters: B batch, T query tokens, S key tokens, C width, M the memory's width, H
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-def last(states):
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def last(states: Iterable[Array]) -> Array:
     """Run a generator of hidden states to its end and keep only the last: the earlier ones are freed on the way."""
     return deque(states, maxlen=1).pop()
 
 
-def embed_picture(ops, p, pixels, size):
+def embed_picture(ops: Ops, p: Tree, pixels: Array, size: int) -> Array:
     """Patches become tokens: one linear layer, a class token in front, and a learned position added to each.
 
     pixels (B, 3, Y, X)   ->   (B, N, C)
@@ -37,19 +43,19 @@ def embed_picture(ops, p, pixels, size):
     return ops.concat([first, patches], 1) + p["positions"]
 
 
-def split_heads(x, heads):
+def split_heads(x: Array, heads: int) -> Array:
     """x (B, T, C) -> (B, H, T, D), a view."""
     B, T, C = x.shape
     return x.reshape(B, T, heads, C // heads).swapaxes(1, 2)
 
 
-def merge_heads(x):
+def merge_heads(x: Array) -> Array:
     """x (B, H, T, D) -> (B, T, H·D)"""
     B, H, T, D = x.shape
     return x.swapaxes(1, 2).reshape(B, T, H * D)
 
 
-def queries_keys_values(ops, p, x, memory, heads):
+def queries_keys_values(ops: Ops, p: Tree, x: Array, memory: Array, heads: int) -> tuple[Array, Array, Array]:
     """Project to q, k and v: three matrices, or one that holds all three (ViT-g's qkv, row blocks q | k | v).
 
     x (B, T, C)   memory (B, S, M)   ->   (B, H, T, D), (B, H, S, D), (B, H, S, D)
@@ -65,7 +71,17 @@ def queries_keys_values(ops, p, x, memory, heads):
     return q, k, v
 
 
-def attend(ops, p, x, heads, memory=None, *, mask=None, causal=False, cache=None):
+def attend(
+    ops: Ops,
+    p: Tree,
+    x: Array,
+    heads: int,
+    memory: Array | None = None,
+    *,
+    mask: Array | None = None,
+    causal: bool = False,
+    cache: KeyValueCache | None = None,
+) -> Array:
     """Tokens of x gather what they need from the memory, and a last matrix mixes the heads. Self-attention is memory =
     x.
 
@@ -83,7 +99,7 @@ def attend(ops, p, x, heads, memory=None, *, mask=None, causal=False, cache=None
     return ops.linear(merge_heads(mixed), **p["out"])  # (B, T, C)
 
 
-def distance_bias(ops, q, k, w, both):
+def distance_bias(ops: Ops, q: Array, k: Array, w: Array, both: bool) -> Array:
     """What each score gains because of how far apart query and key stand (position_embedding_type relative_key).
 
         bias[t, s] = q[t]·e[t - s] / √D            and, if `both` (relative_key_query),  + k[s]·e[t - s] / √D
@@ -101,7 +117,7 @@ def distance_bias(ops, q, k, w, both):
     return bias * D**-0.5
 
 
-def mlp(ops, p, x, act):
+def mlp(ops: Ops, p: Tree, x: Array, act: str) -> Array:
     """Each token thinks alone:  W_down act(W_up x).   x (B, T, C) -> (B, T, C)
 
     act   the name of an op, "gelu" for example
@@ -110,7 +126,17 @@ def mlp(ops, p, x, act):
     return ops.linear(hidden, **p["down"])
 
 
-def pre_ln_layer(ops, p, x, heads, act, *, mask=None, causal=False, cache=None):
+def pre_ln_layer(
+    ops: Ops,
+    p: Tree,
+    x: Array,
+    heads: int,
+    act: str,
+    *,
+    mask: Array | None = None,
+    causal: bool = False,
+    cache: KeyValueCache | None = None,
+) -> Array:
     """Normalise, attend, add; normalise, think, add. The sum x itself is never normalised.
 
         x = x + attend(LN(x));   x = x + mlp(LN(x))
@@ -121,7 +147,19 @@ def pre_ln_layer(ops, p, x, heads, act, *, mask=None, causal=False, cache=None):
     return x + mlp(ops, p["mlp"], ops.layer_norm(x, **p["mlp_ln"]), act)
 
 
-def post_ln_layer(ops, p, x, heads, act, memory=None, *, mask=None, memory_mask=None, causal=False, cache=None):
+def post_ln_layer(
+    ops: Ops,
+    p: Tree,
+    x: Array,
+    heads: int,
+    act: str,
+    memory: Array | None = None,
+    *,
+    mask: Array | None = None,
+    memory_mask: Array | None = None,
+    causal: bool = False,
+    cache: KeyValueCache | None = None,
+) -> Array:
     """Attend, add, normalise; where the layer has cross-attention, the same towards the memory; think, add, normalise.
 
         x = LN(x + attend(x));   x = LN(x + attend(x, memory));   x = LN(x + mlp(x))
@@ -142,12 +180,12 @@ class KeyValueCache:
     The buffers double when they are full, so appending one token at a time costs a constant amount on average.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.length = 0
         self._keys: Any = None
         self._values: Any = None
 
-    def append(self, ops, k, v):
+    def append(self, ops: Ops, k: Array, v: Array) -> tuple[Array, Array]:
         """Add k, v (B, H, T, D); give back all keys and values so far, (B, H, S, D) each, as views of the buffers."""
         end = self.length + k.shape[2]
         if self._keys is None or end > self._keys.shape[2]:
@@ -158,12 +196,12 @@ class KeyValueCache:
         self.length = end
         return self._keys[:, :, :end], self._values[:, :, :end]
 
-    def reorder(self, rows):
+    def reorder(self, rows: Array) -> None:
         """From now on row i holds what row rows[i] held; rows may repeat, and be more or fewer than before."""
         if self._keys is not None:
             self._keys, self._values = self._keys[rows], self._values[rows]
 
-    def _grown(self, ops, buffer, new):
+    def _grown(self, ops: Ops, buffer: Array, new: Array) -> Array:
         """A buffer with room for twice what there will be; only its first `length` tokens mean anything."""
         room = ops.concat([new, new], 2)
         return (

@@ -6,11 +6,18 @@ Letters: B batch, T words, N patches + 1, C width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config.blip2 import ACTIVATIONS
 from . import blocks
 
+if TYPE_CHECKING:
+    from ..config.bridgetower import BridgeTowerTextConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
 
-def link(ops, p, tower, crossed):
+
+def link(ops: Ops, p: Tree, tower: Array, crossed: Array) -> Array:
     """What a tower's next layer says, added to what the cross-modal layers have made so far, and normed.
 
         add          LN(tower + crossed)
@@ -26,7 +33,9 @@ def link(ops, p, tower, crossed):
     return ops.add_layer_norm(tower, crossed, **p["ln"])
 
 
-def cross(ops, p_text, p_image, text, image, mask, config):
+def cross(
+    ops: Ops, p_text: Tree, p_image: Tree, text: Array, image: Array, mask: Array, config: BridgeTowerTextConfig
+) -> tuple[Array, Array]:
     """One pair of cross-modal layers: the text looks at the picture while the picture looks at the text.
 
     Both read the same inputs; neither waits for the other.

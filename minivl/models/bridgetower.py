@@ -11,17 +11,25 @@ Letters: B batch, T words, N patches + 1, C width, M the vision tower's width, K
 from __future__ import annotations
 
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from ..config.blip2 import ACTIVATIONS
 from . import bridge, clip_vit, roberta
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def text_tower(ops, p, ids, mask, config):
+    from ..config.bridgetower import BridgeTowerConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def text_tower(ops: Ops, p: Tree, ids: Array, mask: Array, config: BridgeTowerConfig) -> list[Array]:
     """The text tower's states, from its embeddings to its last layer.   ids, mask (B, T)   ->   list of (B, T, C)"""
     return list(roberta.states(ops, p["text"], ids, mask, config.text_config))
 
 
-def image_tower(ops, p, embedded, config):
+def image_tower(ops: Ops, p: Tree, embedded: Array, config: BridgeTowerConfig) -> list[Array]:
     """The vision tower's states, from its embeddings to the last that is bridged.
 
     embedded (B, N, M)   ->   list of (B, N, M)
@@ -30,7 +38,7 @@ def image_tower(ops, p, embedded, config):
     return list(islice(clip_vit.states(ops, p["vision"], embedded, config.vision_config), used))
 
 
-def bridged(config):
+def bridged(config: BridgeTowerConfig) -> tuple[int, int]:
     """Which state of the text tower and which of the vision tower the first cross-modal layer starts from.
 
     The last text layer meets the last cross-modal layer. The vision tower goes in step with the text tower; one that is
@@ -40,7 +48,7 @@ def bridged(config):
     return first, min(first, config.vision_config.depth - config.num_hidden_layers + 1)
 
 
-def transformed(ops, p, tower, name, j, token_type):
+def transformed(ops: Ops, p: Tree, tower: Array, name: str, j: int, token_type: int) -> Array:
     """A tower's state in the cross-modal width, marked as text or picture.   tower (B, T, M)   ->   (B, T, C)"""
     transform = p[f"{name}_transform"]
     if isinstance(transform, list):  # each cross-modal layer has its own
@@ -48,12 +56,14 @@ def transformed(ops, p, tower, name, j, token_type):
     return ops.linear(tower, **transform) + p["token_types"][token_type]
 
 
-def image_state(ops, p, state, j, token_type=1):
+def image_state(ops: Ops, p: Tree, state: Array, j: int, token_type: int = 1) -> Array:
     """A state of the vision tower as the bridges take it: normed first.   state (B, N, M)   ->   (B, N, C)"""
     return transformed(ops, p, ops.layer_norm(state, **p["vision"]["ln_post"]), "image", j, token_type)
 
 
-def fuse(ops, p, texts, images, mask, config, token_type=1):
+def fuse(
+    ops: Ops, p: Tree, texts: Array, images: Array, mask: Array, config: BridgeTowerConfig, token_type: int = 1
+) -> Iterator[tuple[Array, Array]]:
     """Yield the cross-modal states, one pair (B, T, C), (B, N, C) for each pair of layers.
 
     texts, images   the towers' states, from `text_tower` and `image_tower`
@@ -76,12 +86,12 @@ def fuse(ops, p, texts, images, mask, config, token_type=1):
         yield text, image
 
 
-def link_weights(links, j):
+def link_weights(links: Any, j: int) -> Tree:
     """The link in front of cross-modal layer j: one for each of them but the first, or one that all share."""
     return links[j - 1] if isinstance(links, list) else links
 
 
-def pool(ops, p, text, image):
+def pool(ops: Ops, p: Tree, text: Array, image: Array) -> Array:
     """One vector for the pair, the first word's and the class token's halves.
 
     text (B, T, C)   image (B, N, C)   ->   (B, 2·C)
@@ -90,12 +100,12 @@ def pool(ops, p, text, image):
     return ops.concat(halves, -1)
 
 
-def match(ops, p, pooled):
+def match(ops: Ops, p: Tree, pooled: Array) -> Array:
     """Do text and picture belong together? Scores of no and yes.   pooled (B, 2·C) -> (B, 2)"""
     return ops.linear(pooled, **p["itm"])
 
 
-def fill(ops, p, text, config):
+def fill(ops: Ops, p: Tree, text: Array, config: BridgeTowerConfig) -> Array:
     """The score of every word at every place of the text.   text (B, T, C) -> (B, T, V)"""
     dense = ops.linear_act(text, **p["mlm"]["dense"], act=ACTIVATIONS[config.hidden_act])  # (B, T, C)
     hidden = ops.layer_norm(dense, **p["mlm"]["ln"])  # (B, T, C)
@@ -103,17 +113,17 @@ def fill(ops, p, text, config):
     return ops.linear(hidden, table, p["mlm"]["bias"])
 
 
-def text_vector(ops, p, state):
+def text_vector(ops: Ops, p: Tree, state: Array) -> Array:
     """The contrastive vector of a text, from the text tower's last state.   state (B, T, C) -> (B, K)"""
     return contrast(ops, p, state[:, 0], "text")
 
 
-def image_vector(ops, p, state, config):
+def image_vector(ops: Ops, p: Tree, state: Array, config: BridgeTowerConfig) -> Array:
     """The contrastive vector of a picture, from the vision tower's last state.   state (B, N, M) -> (B, K)"""
     return contrast(ops, p, image_state(ops, p, state, config.num_hidden_layers - 1)[:, 0], "image")
 
 
-def contrast(ops, p, x, head):
+def contrast(ops: Ops, p: Tree, x: Array, head: str) -> Array:
     """A vector of length 1 that can be compared with those of the other heads: text, image or cross.
 
     x (B, C), or (B, 2·C) for the cross head   ->   (B, K)

@@ -8,16 +8,25 @@ Letters: B batch, N patches + 1, C width, Y and X the picture's height and width
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config.bridgetower import HEAD_WIDTH
 from . import blocks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def embed(ops, p, pixels, config):
+    from ..config.bridgetower import BridgeTowerVisionConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def embed(ops: Ops, p: Tree, pixels: Array, config: BridgeTowerVisionConfig) -> Array:
     """pixels (B, 3, Y, X)   ->   (B, N, C), normed before the first layer, as ViT-g's are not"""
     return ops.layer_norm(blocks.embed_picture(ops, p, pixels, config.image_size), **p["ln_pre"])
 
 
-def states(ops, p, x, config):
+def states(ops: Ops, p: Tree, x: Array, config: BridgeTowerVisionConfig) -> Iterator[Array]:
     """Yield the hidden states x_0 (the embedded picture, given) ... x_L, (B, N, C) each."""
     heads = config.hidden_size // HEAD_WIDTH
     yield x

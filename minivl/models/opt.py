@@ -8,21 +8,30 @@ Letters: B batch, T tokens of this call, S tokens so far, C width, V vocabulary.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..config.blip2 import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..config.blip2 import OPTConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
 OFFSET = 2  # OPT's position table keeps two rows for itself: the first real token stands in row 2, hidden ones in row 1
 
 
-def new_cache(p):
+def new_cache(p: Tree) -> list[blocks.KeyValueCache]:
     """One empty cache for each layer."""
     return [blocks.KeyValueCache() for _ in p["layers"]]
 
 
-def add_positions(ops, p, x, mask, config):
+def add_positions(ops: Ops, p: Tree, x: Array, mask: Array, config: OPTConfig) -> Array:
     """Tokens are counted along the mask, so left padding does not shift what is said.
 
     x (B, T, C)   mask (B, S) of 0 and 1, over everything so far   ->   (B, T, C)
@@ -37,7 +46,9 @@ def add_positions(ops, p, x, mask, config):
     return x + ops.embed(rows[:, S - T :], p["positions"])
 
 
-def states(ops, p, x, mask, config, cache=None):
+def states(
+    ops: Ops, p: Tree, x: Array, mask: Array, config: OPTConfig, cache: list[blocks.KeyValueCache] | None = None
+) -> Iterator[Array]:
     """Yield the hidden states: x_0 (embeddings + positions) ... x_L, (B, T, C) each; the last one after the last norm.
 
     x (B, T, C)   embedded tokens of this call
@@ -66,13 +77,13 @@ class Reader:
     This is all that minivl/generate knows of a language model.
     """
 
-    def __init__(self, ops, p, embeds, mask, config):
+    def __init__(self, ops: Ops, p: Tree, embeds: Array, mask: Array, config: OPTConfig) -> None:
         """embeds (B, S, C)   mask (B, S)"""
         self.ops, self.p, self.config = ops, p, config
         self.embeds, self.mask = embeds, mask
         self.cache = new_cache(p)
 
-    def step(self, tokens):
+    def step(self, tokens: np.ndarray | None) -> Array:
         """tokens (B,) or None   ->   (B, V)"""
         ops = self.ops
         if tokens is None:
@@ -84,23 +95,23 @@ class Reader:
             x = self._read(ops.embed(ops.from_numpy(tokens[:, None]), self.p["tokens"]))[:, 0]  # (B, C)
         return ops.to_numpy(logits(ops, self.p, x))
 
-    def reorder(self, rows):
+    def reorder(self, rows: np.ndarray) -> None:
         """rows (B,), numbers of rows so far"""
         rows = self.ops.from_numpy(rows)
         self.mask = self.mask[rows]
         for layer in self.cache:
             layer.reorder(rows)
 
-    def _read(self, x):
+    def _read(self, x: Array) -> Array:
         """x (B, T, C)   ->   (B, T, C)"""
         return blocks.last(states(self.ops, self.p, x, self.mask, self.config, self.cache))
 
 
-def first_token(config):
+def first_token(config: OPTConfig) -> int | None:
     """The id that every answer begins with, before any new token."""
     return config.bos_token_id
 
 
-def logits(ops, p, x):
+def logits(ops: Ops, p: Tree, x: Array) -> Array:
     """The score of every word as the next one.   x (..., C) -> (..., V)"""
     return ops.linear(x, p["head"]["w"] if "head" in p else p["tokens"])

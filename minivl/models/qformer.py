@@ -9,11 +9,20 @@ Letters: B batch, Q queries, C width, N patches + 1, M the picture's width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..config.blip2 import ACTIVATIONS
 from . import blocks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def states(ops, p, queries, image, config):
+    from ..config.blip2 import Blip2QFormerConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def states(ops: Ops, p: Tree, queries: Array, image: Array, config: Blip2QFormerConfig) -> Iterator[Array]:
     """Yield the hidden states h_0 (the normed queries) ... h_L, (B, Q, C) each.
 
     queries (1, Q, C), the same for every picture   image (B, N, M), the vision tower's last state
@@ -26,6 +35,6 @@ def states(ops, p, queries, image, config):
         yield x
 
 
-def encode(ops, p, queries, image, config):
+def encode(ops: Ops, p: Tree, queries: Array, image: Array, config: Blip2QFormerConfig) -> Array:
     """queries (1, Q, C)   image (B, N, M)   ->   (B, Q, C)"""
     return blocks.last(states(ops, p, queries, image, config))

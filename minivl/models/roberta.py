@@ -8,12 +8,21 @@ Letters: B batch, T tokens, C width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 from ..config.blip2 import ACTIVATIONS
 from ..errors import InputError
 from . import blocks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-def positions(ids, pad):
+    from ..config.bridgetower import BridgeTowerTextConfig
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
+
+def positions(ids: Array, pad: int) -> Array:
     """Words are counted along the text, padding is passed over: the first word is in row pad + 1, padding in row pad.
 
     ids (B, T)   ->   (B, T)
@@ -22,11 +31,12 @@ def positions(ids, pad):
     return word.cumsum(-1) * word + pad
 
 
-def embed(ops, p, ids, config):
+def embed(ops: Ops, p: Tree, ids: Array, config: BridgeTowerTextConfig) -> Array:
     """ids (B, T)   ->   (B, T, C)"""
     x = ops.embed(ids, p["words"]) + p["types"][0]  # (B, T, C)
     if config.position_embedding_type == "absolute":  # the relative types add theirs to the scores, in every layer
-        rows, most = positions(ids, config.pad_token_id), len(p["positions"]) - config.pad_token_id - 1
+        pad = cast(int, config.pad_token_id)  # its check() refuses None
+        rows, most = positions(ids, pad), len(p["positions"]) - pad - 1
         if rows.max() >= len(p["positions"]):
             raise InputError(
                 f"a text is longer than the {most} tokens that the text tower has positions for: shorten it"
@@ -35,7 +45,7 @@ def embed(ops, p, ids, config):
     return ops.layer_norm(x, **p["ln"])
 
 
-def states(ops, p, ids, mask, config):
+def states(ops: Ops, p: Tree, ids: Array, mask: Array, config: BridgeTowerTextConfig) -> Iterator[Array]:
     """Yield the hidden states x_0 (the normed embeddings) ... x_L, (B, T, C) each.
 
     ids (B, T)

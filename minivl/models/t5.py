@@ -15,6 +15,7 @@ V vocabulary.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,11 +23,18 @@ from ..config.blip2 import ACTIVATIONS
 from ..errors import ConfigError
 from . import blocks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..config.blip2 import T5Config
+    from ..ops import Array, Ops
+    from ..weights.tree import Tree
+
 HIDDEN = -1e30  # added to a score: no other term of the sum is felt beside it
 
 
 # ---- places --------------------------------------------------------------------------------------
-def bucket(distance, buckets, farthest, both_ways):
+def bucket(distance: Array, buckets: int, farthest: int, both_ways: bool) -> Array:
     """The bucket of a distance (key's place - query's place): exact for near ones, wider and wider for far ones.
 
         n                                                                        for n < E
@@ -46,29 +54,29 @@ def bucket(distance, buckets, farthest, both_ways):
     return ahead + np.where(n < E, n, np.minimum(E + far.astype(np.int64), N - 1))
 
 
-def distances(queries, keys):
+def distances(queries: int, keys: int) -> Array:
     """How far each key stands behind (or ahead of) each query; the last query is the last key.   ->   (T, S)"""
     return np.arange(keys) - np.arange(keys - queries, keys)[:, None]
 
 
-def places(queries, keys, config, both_ways):
+def places(queries: int, keys: int, config: T5Config, both_ways: bool) -> Array:
     """Which row of a stack's table each pair of query and key reads.   ->   (T, S)"""
     buckets, farthest = config.relative_attention_num_buckets, config.relative_attention_max_distance
     return bucket(distances(queries, keys), buckets, farthest, both_ways)
 
 
-def place_bias(ops, table, rows):
+def place_bias(ops: Ops, table: Array, rows: Array) -> Array:
     """What each head adds to each score.   table (N, H)   rows (..., T, S), of the table   ->   (..., H, T, S)"""
     return ops.embed(ops.from_numpy(rows), table).swapaxes(-1, -2).swapaxes(-2, -3)
 
 
 # ---- layers --------------------------------------------------------------------------------------
-def keys_values(ops, p, x, heads):
+def keys_values(ops: Ops, p: Tree, x: Array, heads: int) -> tuple[Array, Array]:
     """x (B, S, C)   ->   (B, H, S, D), (B, H, S, D)"""
     return tuple(blocks.split_heads(ops.linear(x, **p[name]), heads) for name in ("k", "v"))
 
 
-def attend(ops, p, x, k, v, **how):
+def attend(ops: Ops, p: Tree, x: Array, k: Array, v: Array, **how: Any) -> Array:
     """Tokens of x gather from keys and values that are there already.
 
         W_out · attention(W_q x, k, v), with scores as they are
@@ -80,7 +88,7 @@ def attend(ops, p, x, k, v, **how):
     return ops.linear(blocks.merge_heads(mixed), **p["out"])  # (B, T, C)
 
 
-def mlp(ops, p, x, act):
+def mlp(ops: Ops, p: Tree, x: Array, act: str) -> Array:
     """W_down (act(W_gate x) · W_up x); older models have no gate:  W_down act(W_up x).   x (B, T, C) -> (B, T, C)
 
     Source: Shazeer 2020, equation 6.
@@ -91,7 +99,20 @@ def mlp(ops, p, x, act):
     return ops.linear(hidden, **p["down"])
 
 
-def layer(ops, p, x, heads, act, memory=None, *, bias, mask=None, memory_mask=None, causal=False, cache=None):
+def layer(
+    ops: Ops,
+    p: Tree,
+    x: Array,
+    heads: int,
+    act: str,
+    memory: Any = None,
+    *,
+    bias: Array,
+    mask: Array | None = None,
+    memory_mask: Array | None = None,
+    causal: bool = False,
+    cache: blocks.KeyValueCache | None = None,
+) -> Array:
     """Look around, in the decoder also at the memory, then think; each time normalise, do, add.
 
     x (B, T, C)   bias, broadcastable to (B, H, T, S)   memory, a pair of keys and values   ->   (B, T, C)
@@ -107,7 +128,7 @@ def layer(ops, p, x, heads, act, memory=None, *, bias, mask=None, memory_mask=No
 
 
 # ---- stacks --------------------------------------------------------------------------------------
-def encoder_states(ops, p, x, mask, config):
+def encoder_states(ops: Ops, p: Tree, x: Array, mask: Array, config: T5Config) -> Iterator[Array]:
     """Yield the hidden states x_0 (what came in) ... x_L, (B, S, C) each; the last one after the last norm.
 
     x (B, S, C), soft words and prompt   mask (B, S), 0 hides a token from all others
@@ -122,7 +143,16 @@ def encoder_states(ops, p, x, mask, config):
     yield ops.rms_norm(x, **p["ln"])
 
 
-def decoder_states(ops, p, x, memory, seen, config, mask=None, cache=None):
+def decoder_states(
+    ops: Ops,
+    p: Tree,
+    x: Array,
+    memory: Any,
+    seen: Array,
+    config: T5Config,
+    mask: Array | None = None,
+    cache: list[blocks.KeyValueCache] | None = None,
+) -> Iterator[Array]:
     """Yield the hidden states y_0 (the embedded words) ... y_L, (B, T, C) each; the last one after the last norm.
 
     x (B, T, C)   embedded words of this call
@@ -146,7 +176,7 @@ def decoder_states(ops, p, x, memory, seen, config, mask=None, cache=None):
     yield ops.rms_norm(x, **p["ln"])
 
 
-def masked_bias(ops, table, rows, mask):
+def masked_bias(ops: Ops, table: Array, rows: Array, mask: Array) -> Array:
     """The bias with every later word, and every word that the mask hides, put out of sight.
 
     Out of sight by a number and not by leaving keys out: a word that may see nothing, which is what the first one is
@@ -159,7 +189,7 @@ def masked_bias(ops, table, rows, mask):
     return place_bias(ops, table, np.where(keep, rows, len(table) - 1))
 
 
-def remember(ops, p, encoded, config):
+def remember(ops: Ops, p: Tree, encoded: Array, config: T5Config) -> list[tuple[Array, Array]]:
     """The keys and values of the cross-attentions, once for the whole answer: a pair for each layer of the decoder.
 
     encoded (B, S, C)   ->   pairs of (B, H, S, D)
@@ -167,12 +197,12 @@ def remember(ops, p, encoded, config):
     return [keys_values(ops, weights["cross"], encoded, config.num_heads) for weights in p["decoder"]["layers"]]
 
 
-def new_cache(p):
+def new_cache(p: Tree) -> list[blocks.KeyValueCache]:
     """One empty cache for each layer of the decoder."""
     return [blocks.KeyValueCache() for _ in p["decoder"]["layers"]]
 
 
-def logits(ops, p, x, config):
+def logits(ops: Ops, p: Tree, x: Array, config: T5Config) -> Array:
     """The score of every word as the next one; the table of words is the head of models that have no other.
 
     x (..., C) -> (..., V)
@@ -183,7 +213,7 @@ def logits(ops, p, x, config):
 
 
 # ---- words ---------------------------------------------------------------------------------------
-def first_token(config):
+def first_token(config: T5Config) -> int:
     """The id that every answer begins with, before any new token."""
     first = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
     if first is None:
@@ -191,7 +221,7 @@ def first_token(config):
     return first
 
 
-def shift_right(labels, config):
+def shift_right(labels: Array, config: T5Config) -> Array:
     """What the decoder is given to read while it is taught these labels: each word one place later, a start in front.
 
     labels (B, T), NumPy's, -100 where none counts   ->   (B, T)
@@ -200,14 +230,14 @@ def shift_right(labels, config):
         if getattr(config, name) is None:
             raise ConfigError(f"text_config.{name} is null: labels need it; or give decoder_input_ids with them")
     start = np.full_like(labels[:, :1], config.decoder_start_token_id)  # (B, 1)
-    words = np.where(labels == -100, config.pad_token_id, labels)  # (B, T)
+    words: Array = np.where(labels == -100, config.pad_token_id, labels)  # (B, T)
     return np.concatenate([start, words[:, :-1]], 1)
 
 
 class Reader:
     """What models/opt.py's Reader does: the encoder reads soft words and prompt once, the decoder word by word."""
 
-    def __init__(self, ops, p, embeds, mask, config):
+    def __init__(self, ops: Ops, p: Tree, embeds: Array, mask: Array, config: T5Config) -> None:
         """embeds (B, S, C)   mask (B, S)"""
         self.ops, self.p, self.config = ops, p, config
         encoded = blocks.last(encoder_states(ops, p, embeds, mask, config))  # (B, S, C)
@@ -215,7 +245,7 @@ class Reader:
         self.pictures = np.arange(len(mask))  # which row of the memory each row of the answers belongs to
         self.cache = new_cache(p)
 
-    def step(self, tokens):
+    def step(self, tokens: np.ndarray | None) -> Array:
         """tokens (B,) or None for the first one   ->   (B, V)"""
         ops = self.ops
         if tokens is None:
@@ -224,7 +254,7 @@ class Reader:
         x = blocks.last(decoder_states(ops, self.p, x, self.memory, self.seen, self.config, cache=self.cache))
         return ops.to_numpy(logits(ops, self.p, x[:, 0], self.config))
 
-    def reorder(self, rows):
+    def reorder(self, rows: np.ndarray) -> None:
         """rows (B,), numbers of rows so far"""
         pictures = self.pictures[rows]
         rows = self.ops.from_numpy(rows)

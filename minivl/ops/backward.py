@@ -25,11 +25,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import TABLE, act_of, check_ids, check_labels, plain
+from . import TABLE, Array, act_of, check_ids, check_labels, plain
 from .plain import attention_weights, linear, normal_cdf, softmax
 
 
-def summed_to(gradient, shape):
+def summed_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     """The gradient of an array that was broadcast: the sum over all the places that each of its numbers went to.
 
     gradient, of a shape that `shape` broadcasts to   ->   shape
@@ -41,13 +41,15 @@ def summed_to(gradient, shape):
     return gradient.sum(axis=stretched, keepdims=True)
 
 
-def _rows(x):
+def _rows(x: Array) -> Array:
     """x (..., C) -> (M, C)"""
     return x.reshape(-1, x.shape[-1])
 
 
 # ---- matrices ------------------------------------------------------------------------------------
-def linear_backward(dout, x, w, b=None):
+def linear_backward(
+    dout: Array, x: Array, w: Array, b: Array | None = None,
+) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """Each input number went, times a weight, into F outputs; each weight was used once by every token.
 
         dx = dout w          dw = Σ doutᵀ x          db = Σ dout          sums over all tokens
@@ -59,7 +61,9 @@ def linear_backward(dout, x, w, b=None):
     return dx, flat.T @ _rows(x), None if b is None else flat.sum(0)
 
 
-def linear_act_backward(dout, x, w, b=None, *, act):
+def linear_act_backward(
+    dout: Array, x: Array, w: Array, b: Array | None = None, *, act: str
+) -> tuple[Array, Array, Array | None]:
     """Back through the activation first, then through the matrix.
 
         z = x wᵀ + b          dz = dout · act'(z)          then as `linear_backward`
@@ -71,7 +75,9 @@ def linear_act_backward(dout, x, w, b=None, *, act):
     return linear_backward(dz, x, w, b)
 
 
-def gated_linear_backward(dout, x, gate, up, *, act):
+def gated_linear_backward(
+    dout: Array, x: Array, gate: Array, up: Array, *, act: str,
+) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """The product rule: each half gets dout times the other half, and the gradients of x add up.
 
         y = act(g) · u          g = x gateᵀ          u = x upᵀ
@@ -86,7 +92,9 @@ def gated_linear_backward(dout, x, gate, up, *, act):
 
 
 # ---- norms ---------------------------------------------------------------------------------------
-def layer_norm_backward(dout, x, w, b, eps):
+def layer_norm_backward(
+    dout: Array, x: Array, w: Array, b: Array, eps: float,
+) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """A token's norm cannot feel a shift of the token, nor a stretch: its gradient has no part along either.
 
         n = (x - mean) / σ          σ = sqrt(var + eps)          so that the output is n w + b
@@ -105,7 +113,9 @@ def layer_norm_backward(dout, x, w, b, eps):
     return dx, _rows(dout * n).sum(0), _rows(dout).sum(0)
 
 
-def add_layer_norm_backward(dout, x, y, w, b, eps):
+def add_layer_norm_backward(
+    dout: Array, x: Array, y: Array, w: Array, b: Array, eps: float,
+) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
     """A sum hands its gradient on, whole, to both its terms: this is why residuals let deep stacks learn.
 
         dx = dy = the gradient of layer_norm at x + y
@@ -116,7 +126,7 @@ def add_layer_norm_backward(dout, x, y, w, b, eps):
     return dsum, dsum, dw, db
 
 
-def rms_norm_backward(dout, x, w, eps):
+def rms_norm_backward(dout: Array, x: Array, w: Array, eps: float) -> tuple[Array, Array]:
     """As layer norm, without the shift: only the part along the token itself is missing.
 
         n = x / ρ          ρ = sqrt(mean(x²) + eps)          g = dout · w
@@ -132,7 +142,7 @@ def rms_norm_backward(dout, x, w, eps):
 
 
 # ---- attention -----------------------------------------------------------------------------------
-def softmax_backward(dout, x):
+def softmax_backward(dout: Array, x: Array) -> Array:
     """Shares compete: what counts is how much more than the average, weighted by the shares, each is asked for.
 
         y = softmax(x)          dx = y · (dout - Σ y dout)          sum over the row
@@ -142,11 +152,14 @@ def softmax_backward(dout, x):
     return _through_shares(dout, softmax(x))
 
 
-def _through_shares(dout, shares):
+def _through_shares(dout: Array, shares: Array) -> Array:
     return shares * (dout - (shares * dout).sum(-1, keepdims=True))
 
 
-def attention_weights_backward(dout, q, k, *, mask=None, bias=None, causal=False, scale=None):
+def attention_weights_backward(
+    dout: Array, q: Array, k: Array, *, mask: Array | None = None, bias: Array | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """From the shares back to the scores, and from a score to the query and the key whose product it is.
 
         P = attention_weights(q, k)          dS = P · (dout - Σ_s P dout)
@@ -159,14 +172,19 @@ def attention_weights_backward(dout, q, k, *, mask=None, bias=None, causal=False
     return _through_scores(_through_shares(dout, P), q, k, bias, scale)
 
 
-def _through_scores(dscores, q, k, bias, scale):
+def _through_scores(
+    dscores: Array, q: Array, k: Array, bias: Array | None, scale: float | None
+) -> tuple[Array, Array, Array]:
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     dq = dscores @ k * scale  # (B, H, T, D)
     dk = dscores.swapaxes(-1, -2) @ q * scale  # (B, H, S, D)
     return dq, dk, None if bias is None else summed_to(dscores, bias.shape)
 
 
-def attention_backward(dout, q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+def attention_backward(
+    dout: Array, q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None,
+    causal: bool = False, scale: float | None = None,
+) -> tuple[Array, Array, Array, Array | None]:  # fmt: skip
     """A value hears from every query that took of it; a share, how well its value fits what is asked of the output.
 
         P = attention_weights(q, k)
@@ -187,7 +205,7 @@ def attention_backward(dout, q, k, v, *, mask=None, bias=None, causal=False, sca
 
 
 # ---- activations ---------------------------------------------------------------------------------
-def gelu_backward(dout, x):
+def gelu_backward(dout: Array, x: Array) -> Array:
     """The product rule on y = x Φ(x), Φ(x) the share of a normal distribution that lies below x.
 
     dx = dout · (Φ(x) + x φ(x))          φ(x) = Φ'(x) = exp(-x²/2) / √(2π)
@@ -196,7 +214,7 @@ def gelu_backward(dout, x):
     return dout * (normal_cdf(x) + x * density)
 
 
-def gelu_tanh_backward(dout, x):
+def gelu_tanh_backward(dout: Array, x: Array) -> Array:
     """The product and the chain rule on y = x/2 · (1 + t) with t = tanh(u), u = √(2/π) (x + 0.044715 x³).
 
     dx = dout · ((1 + t)/2 + x/2 · (1 - t²) u')          u' = √(2/π) (1 + 3 · 0.044715 x²)
@@ -207,35 +225,35 @@ def gelu_tanh_backward(dout, x):
     return dout * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
 
 
-def quick_gelu_backward(dout, x):
+def quick_gelu_backward(dout: Array, x: Array) -> Array:
     """On y = x s with s = sigmoid(1.702 x):          dx = dout · s (1 + 1.702 x (1 - s))"""
     return _x_sigmoid_backward(dout, x, 1.702)
 
 
-def silu_backward(dout, x):
+def silu_backward(dout: Array, x: Array) -> Array:
     """On y = x s with s = sigmoid(x):          dx = dout · s (1 + x (1 - s))"""
     return _x_sigmoid_backward(dout, x, 1.0)
 
 
-def _x_sigmoid_backward(dout, x, steepness):
+def _x_sigmoid_backward(dout: Array, x: Array, steepness: float) -> Array:
     z = steepness * x
     s = 0.5 + 0.5 * np.tanh(0.5 * z)  # never overflows, as exp(-z) would
     return dout * (s * (1 + z * (1 - s)))
 
 
-def relu_backward(dout, x):
+def relu_backward(dout: Array, x: Array) -> Array:
     """What was let through lets its gradient back:  dx = dout where x > 0, and 0 elsewhere, at 0 too."""
     return np.where(x > 0, dout, np.zeros_like(x))
 
 
-def tanh_backward(dout, x):
+def tanh_backward(dout: Array, x: Array) -> Array:
     """On y = tanh(x):          dx = dout · (1 - y²)"""
     y = np.tanh(x)
     return dout * (1 - y * y)
 
 
 # ---- the two ends --------------------------------------------------------------------------------
-def embed_backward(dout, ids, table):
+def embed_backward(dout: Array, ids: Array, table: Array) -> Array:
     """Each row of the table gets what all tokens that read it were given; rows that nobody read get 0.
 
         dtable[v] = Σ dout[t] over the tokens t with ids[t] = v
@@ -249,7 +267,9 @@ def embed_backward(dout, ids, table):
     return dtable
 
 
-def patch_embed_backward(dout, pixels, w, b=None):
+def patch_embed_backward(
+    dout: Array, pixels: Array, w: Array, b: Array | None = None,
+) -> tuple[Array, Array, Array | None]:  # fmt: skip
     """A linear layer on patches, so `linear_backward`, and each patch's gradient goes back to where it was cut from.
 
         dw = Σ doutᵀ patches          dpixels = dout w, each patch put back in its place          db = Σ dout
@@ -269,7 +289,7 @@ def patch_embed_backward(dout, pixels, w, b=None):
     return dpixels, dw.reshape(w.shape), db
 
 
-def cross_entropy_backward(dout, logits, targets, ignore_index=-100):
+def cross_entropy_backward(dout: Array, logits: Array, targets: Array, ignore_index: int = -100) -> Array:
     """The gradient is the guess minus the truth: softmax, less 1 at the right word, shared among the M that count.
 
         dlogits = dout / M · (softmax(logits) - [v = target])          rows whose target is ignored: 0

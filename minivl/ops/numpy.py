@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import cores
-from . import Ops, act_of, check_numpy_place, plain, record
+from . import Array, Ops, act_of, check_numpy_place, plain, record
 from .numpy_products import int8_linear, linear, weight_only_linear  # noqa: F401
 from .plain import broadcast_to, concat, cross_entropy, embed, from_numpy, patches, to_numpy  # noqa: F401
 
@@ -23,26 +23,26 @@ BLOCK = 1 << 18  # numbers treated together in element-wise work: a core's cache
 
 
 # ---- linear layers: see also numpy_products.py -----------------------------------------------------
-def linear_act(x, w, b=None, *, act):
+def linear_act(x: Array, w: Array, b: Array | None = None, *, act: str) -> Array:
     """plain.linear_act, the activation written over the product."""
     y = linear(x, w, b)
     return act_of(OPS, act)(y, out=y)
 
 
-def gated_linear(x, gate, up, *, act):
+def gated_linear(x: Array, gate: Array, up: Array, *, act: str) -> Array:
     """plain.gated_linear, one product written over the other."""
     y = linear_act(x, gate, act=act)
     y *= linear(x, up)
     return y
 
 
-def patch_embed(pixels, w, b=None):
+def patch_embed(pixels: Array, w: Array, b: Array | None = None) -> Array:
     """plain.patch_embed with the fast product."""
     return linear(patches(pixels, w.shape[-1]), w.reshape(len(w), -1), b)
 
 
 # ---- normalisation -------------------------------------------------------------------------------
-def layer_norm(x, w, b, eps):
+def layer_norm(x: Array, w: Array, b: Array, eps: float) -> Array:
     """plain.layer_norm, its means as products (BLAS sums faster), in place after the first step."""
     width = x.shape[-1]
     average = np.full(width, 1 / width, x.dtype)
@@ -55,12 +55,12 @@ def layer_norm(x, w, b, eps):
     return y
 
 
-def add_layer_norm(x, y, w, b, eps):
+def add_layer_norm(x: Array, y: Array, w: Array, b: Array, eps: float) -> Array:
     """plain.add_layer_norm"""
     return layer_norm(x + y, w, b, eps)
 
 
-def rms_norm(x, w, eps):
+def rms_norm(x: Array, w: Array, eps: float) -> Array:
     """plain.rms_norm"""
     scale = 1 / np.sqrt(np.vecdot(x, x) / x.shape[-1] + eps)
     y = x * scale[..., None]
@@ -69,12 +69,12 @@ def rms_norm(x, w, eps):
 
 
 # ---- attention -----------------------------------------------------------------------------------
-def softmax(x):
+def softmax(x: Array) -> Array:
     """plain.softmax"""
     return _softmax(x, np.empty_like(x))
 
 
-def _softmax(x, out):
+def _softmax(x: Array, out: Array) -> Array:
     top = x.max(axis=-1, keepdims=True)
     np.subtract(x, np.where(top == -math.inf, 0, top), out=out)  # -inf minus -inf would be nan
     np.exp(out, out=out)
@@ -83,7 +83,10 @@ def _softmax(x, out):
     return out
 
 
-def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
+def attention_weights(
+    q: Array, k: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
     """plain.attention_weights, every step written over the scores."""
     scores = q @ k.swapaxes(-1, -2)  # (B, H, T, S)
     scores *= q.shape[-1] ** -0.5 if scale is None else scale
@@ -94,21 +97,25 @@ def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
     return _softmax(scores, out=scores)
 
 
-def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+def attention(
+    q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
     """plain.attention, some heads at a time on every core."""
     (B, H, T, _), S = q.shape, k.shape[2]
     # tokens outermost in memory: merging the heads then copies nothing
     out = np.empty((B, T, H, v.shape[-1]), q.dtype).swapaxes(1, 2)
 
     def some_heads(at):
-        how = {"mask": _portion(mask, at), "bias": _portion(bias, at), "causal": causal, "scale": scale}
-        np.matmul(attention_weights(q[at], k[at], **how), v[at], out=out[at])
+        masked, biased = _portion(mask, at), _portion(bias, at)
+        shares = attention_weights(q[at], k[at], mask=masked, bias=biased, causal=causal, scale=scale)
+        np.matmul(shares, v[at], out=out[at])
 
     cores.share(some_heads, _groups_of_heads(B, H, T * S))
     return out
 
 
-def _groups_of_heads(B, H, scores):
+def _groups_of_heads(B: int, H: int, scores: int) -> list[tuple[slice, slice]]:
     """Pairs of slices (of the batch, of the heads) with about BLOCK scores each, as many for every core."""
     groups = -(-B * H * scores // BLOCK)
     if groups > 1:
@@ -118,7 +125,7 @@ def _groups_of_heads(B, H, scores):
     return [(slice(b, b + rows), slice(h, h + heads)) for b in range(0, B, rows) for h in range(0, H, heads)]
 
 
-def _portion(x, at):
+def _portion(x: Array | None, at: tuple[slice, slice]) -> Array | None:
     """What of a mask or a bias belongs to some rows of the batch and some heads; axes of length 1 serve all."""
     if x is None:
         return None
@@ -128,7 +135,7 @@ def _portion(x, at):
 
 # ---- activation functions ------------------------------------------------------------------------
 # Those with `out` may be told to write over their argument, which linear_act has just made.
-def gelu(x, out=None):
+def gelu(x: Array, out: Array | None = None) -> Array:
     """plain.gelu. In float32 erf(x/√2) is tanh(p(x)) with an odd polynomial p that tests/helpers/fit_gelu.py fits:
     within 6e-7 of the true value, and tanh has vector code, which erf has not.
     """
@@ -147,7 +154,7 @@ _GELU_POLYNOMIAL = (
 )
 
 
-def _gelu_float32(x, out):
+def _gelu_float32(x: Array, out: Array) -> None:
     near = np.clip(x, -6, 6)  # a little beyond the fit, where tanh(p) has become exactly ±1 in float32
     square = near * near
     inner = square * _GELU_POLYNOMIAL[0]
@@ -159,11 +166,11 @@ def _gelu_float32(x, out):
     _half_x_one_plus_tanh(x, inner, out)
 
 
-def _gelu_float64(x, out):
+def _gelu_float64(x: Array, out: Array) -> None:
     out[...] = plain.gelu(x)
 
 
-def gelu_tanh(x, out=None):
+def gelu_tanh(x: Array, out: Array | None = None) -> Array:
     """plain.gelu_tanh"""
 
     def block(x, out):
@@ -177,17 +184,17 @@ def gelu_tanh(x, out=None):
     return _in_blocks(block, x, out)
 
 
-def quick_gelu(x, out=None):
+def quick_gelu(x: Array, out: Array | None = None) -> Array:
     """plain.quick_gelu"""
     return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * (1.702 / 2), out), x, out)
 
 
-def silu(x, out=None):
+def silu(x: Array, out: Array | None = None) -> Array:
     """plain.silu"""
     return _in_blocks(lambda x, out: _half_x_one_plus_tanh(x, x * 0.5, out), x, out)
 
 
-def relu(x, out=None):
+def relu(x: Array, out: Array | None = None) -> Array:
     """plain.relu"""
     return np.maximum(x, 0, out=out)
 
@@ -195,7 +202,7 @@ def relu(x, out=None):
 tanh = np.tanh
 
 
-def _half_x_one_plus_tanh(x, inner, out):
+def _half_x_one_plus_tanh(x: Array, inner: Array, out: Array) -> None:
     """out = x/2 · (1 + tanh(inner)), the shape that all smooth activations here share. Spends `inner`."""
     np.tanh(inner, out=inner)
     inner += 1

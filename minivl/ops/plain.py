@@ -14,11 +14,11 @@ import math
 
 import numpy as np
 
-from . import Ops, act_of, check_ids, check_labels, check_numpy_place, record
+from . import Array, Ops, act_of, check_ids, check_labels, check_numpy_place, record
 
 
 # ---- linear layers -------------------------------------------------------------------------------
-def linear(x, w, b=None):
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """Multiply every token by a weight matrix and add a bias:   y = x wᵀ + b
 
     x (..., C)   w (F, C), the checkpoint's own layout, so loading never transposes   b (F,)   ->   (..., F)
@@ -27,7 +27,7 @@ def linear(x, w, b=None):
     return y if b is None else y + b
 
 
-def linear_act(x, w, b=None, *, act):
+def linear_act(x: Array, w: Array, b: Array | None = None, *, act: str) -> Array:
     """A linear layer and the activation function after it:   y = act(x wᵀ + b)
 
     x (..., C)   w (F, C)   b (F,)   act "gelu", "relu", ...: see table.ACTS   ->   (..., F)
@@ -35,7 +35,7 @@ def linear_act(x, w, b=None, *, act):
     return act_of(OPS, act)(linear(x, w, b))
 
 
-def gated_linear(x, gate, up, *, act):
+def gated_linear(x: Array, gate: Array, up: Array, *, act: str) -> Array:
     """The gated linear unit of T5's MLP:   y = act(x gateᵀ) · (x upᵀ)
 
     x (..., C)   gate, up (F, C)   ->   (..., F)          Source: Shazeer 2020, equation 6 (GEGLU with act="gelu_tanh").
@@ -43,7 +43,7 @@ def gated_linear(x, gate, up, *, act):
     return linear_act(x, gate, act=act) * linear(x, up)
 
 
-def weight_only_linear(x, w, scale, b=None):
+def weight_only_linear(x: Array, w: Array, scale: Array, b: Array | None = None) -> Array:
     """A linear layer whose weights are kept in 8 bits, one scale for each row:   y = x (w · scale / 127)ᵀ + b
 
     x (..., C)   w (F, C) int8   scale (F,), the largest magnitude of each row   b (F,)   ->   (..., F)
@@ -55,7 +55,7 @@ OUTLIER = 6.0  # an activation of this magnitude keeps its column out of the 8 b
 PER_STEP = 6.200124e-05  # 1/127² as bitsandbytes rounds it, 2e-5 too large: models were quantised for that
 
 
-def int8_linear(x, w, scale, b=None):
+def int8_linear(x: Array, w: Array, scale: Array, b: Array | None = None) -> Array:
     """A linear layer as LLM.int8() computes it: activations are rounded to 8 bits too, except in outlier columns.
 
         y = (q wᵀ) · scale_x · scale / 127² + x_out w_outᵀ + b          q, scale_x = quantise(x)
@@ -75,7 +75,7 @@ def int8_linear(x, w, scale, b=None):
     return y.astype(x.dtype).reshape(*x.shape[:-1], len(w))
 
 
-def quantise_activations(x):
+def quantise_activations(x: Array) -> tuple[Array, Array, Array]:
     """Activations in 8 bits, from their float16 form, without the outlier columns.
 
     x (M, C)   ->   (M, C), (M,), (C,)          q int8, its scales, and which columns are outliers
@@ -87,7 +87,7 @@ def quantise_activations(x):
     return np.where(outlying, 0, q).astype(np.int8), scale, outlying
 
 
-def quantise_rows(w):
+def quantise_rows(w: Array) -> tuple[Array, Array]:
     """Round each row to whole numbers from -127 to 127, so that its largest magnitude becomes 127; ties go to even.
 
         q = round(w · 127 / scale)          scale = max |w| of the row; a row below 1e-36 becomes zeros
@@ -100,7 +100,7 @@ def quantise_rows(w):
 
 
 # ---- normalisation -------------------------------------------------------------------------------
-def layer_norm(x, w, b, eps):
+def layer_norm(x: Array, w: Array, b: Array, eps: float) -> Array:
     """Shift every token to mean 0 and scale it to variance 1, then apply the learned scale and shift.
 
         y = (x - mean) / sqrt(var + eps) · w + b          var is the biased variance, the mean of (x - mean)²
@@ -112,7 +112,7 @@ def layer_norm(x, w, b, eps):
     return ((x - mean) / np.sqrt(var + eps) * w + b).astype(x.dtype)
 
 
-def add_layer_norm(x, y, w, b, eps):
+def add_layer_norm(x: Array, y: Array, w: Array, b: Array, eps: float) -> Array:
     """Layer norm of a residual sum, which ends every post-LN layer:   layer_norm(x + y)
 
     x, y (..., C)   w, b (C,)   ->   (..., C)
@@ -120,7 +120,7 @@ def add_layer_norm(x, y, w, b, eps):
     return layer_norm(x + y, w, b, eps)
 
 
-def rms_norm(x, w, eps):
+def rms_norm(x: Array, w: Array, eps: float) -> Array:
     """Layer norm without mean and shift, as T5 has it:   y = x / sqrt(mean(x²) + eps) · w
 
     x (..., C)   w (C,)   ->   (..., C)          Source: Zhang and Sennrich 2019.
@@ -129,7 +129,10 @@ def rms_norm(x, w, eps):
 
 
 # ---- attention -----------------------------------------------------------------------------------
-def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
+def attention(
+    q: Array, k: Array, v: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
     """Scaled dot-product attention: each query averages the values, weighted by how well it matches their keys.
 
         softmax(q kᵀ · scale + bias) v          scale = 1/√D unless given (T5 gives 1)
@@ -147,7 +150,10 @@ def attention(q, k, v, *, mask=None, bias=None, causal=False, scale=None):
     return weights @ v
 
 
-def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
+def attention_weights(
+    q: Array, k: Array, *, mask: Array | None = None, bias: Array | None = None, causal: bool = False,
+    scale: float | None = None,
+) -> Array:  # fmt: skip
     """How much each query takes from each key: attention to values that say which key they belong to.
 
         softmax(q kᵀ · scale + bias)
@@ -159,13 +165,13 @@ def attention_weights(q, k, *, mask=None, bias=None, causal=False, scale=None):
     return attention(q, k, names, mask=mask, bias=bias, causal=causal, scale=scale)
 
 
-def visible(mask, causal, T, S):
+def visible(mask: Array | None, causal: bool, T: int, S: int) -> Array:
     """Which keys each query may see: bool, broadcastable to (B, H, T, S)."""
     seen = np.tri(T, S, S - T, dtype=bool) if causal else np.ones((T, S), bool)
     return seen if mask is None else seen & mask
 
 
-def softmax(x):
+def softmax(x: Array) -> Array:
     """Turn each row into weights that sum to 1:   exp(x) / Σ exp(x)
 
     The row's maximum is subtracted first, so that nothing overflows. A row of nothing but -inf gives zeros.
@@ -178,12 +184,12 @@ def softmax(x):
 
 
 # ---- activation functions ------------------------------------------------------------------------
-def gelu(x):
+def gelu(x: Array) -> Array:
     """The exact Gaussian error linear unit:   x Φ(x), Φ the normal distribution function.   x (...) -> (...)"""
     return x * normal_cdf(x)
 
 
-def normal_cdf(x):
+def normal_cdf(x: Array) -> Array:
     """The share of a normal distribution that lies below x:   Φ(x) = (1 + erf(x/√2)) / 2"""
     return ((1 + ERF(x / math.sqrt(2))) / 2).astype(x.dtype)
 
@@ -191,38 +197,38 @@ def normal_cdf(x):
 ERF = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf of its own
 
 
-def gelu_tanh(x):
+def gelu_tanh(x: Array) -> Array:
     """The tanh approximation of GELU ("gelu_new"):   x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))"""
     return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
-def quick_gelu(x):
+def quick_gelu(x: Array) -> Array:
     """CLIP's approximation of GELU:   x · sigmoid(1.702 x)"""
     return x * sigmoid(1.702 * x)
 
 
-def silu(x):
+def silu(x: Array) -> Array:
     """The sigmoid linear unit, also called swish:   x · sigmoid(x)"""
     return x * sigmoid(x)
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     """1 / (1 + e⁻ˣ), written as (1 + tanh(x/2)) / 2, which never overflows."""
     return (1 + np.tanh(x / 2)) / 2
 
 
-def relu(x):
+def relu(x: Array) -> Array:
     """The rectified linear unit:   max(x, 0)"""
     return np.maximum(x, 0)
 
 
-def tanh(x):
+def tanh(x: Array) -> Array:
     """The hyperbolic tangent:   (eˣ - e⁻ˣ) / (eˣ + e⁻ˣ)"""
     return np.tanh(x)
 
 
 # ---- the two ends of a model ---------------------------------------------------------------------
-def embed(ids, table):
+def embed(ids: Array, table: Array) -> Array:
     """Look up the embedding of every token:   y[t] = table[ids[t]]
 
     ids (...) integer   table (V, C)   ->   (..., C)          Raises InputError for an id outside the table.
@@ -232,7 +238,7 @@ def embed(ids, table):
     return table[ids]
 
 
-def patch_embed(pixels, w, b=None):
+def patch_embed(pixels: Array, w: Array, b: Array | None = None) -> Array:
     """Cut the picture into P x P patches and apply one linear layer to each: a convolution whose stride is its size.
 
         y[n] = Σ w · patch[n] + b          patches in reading order, whole ones only
@@ -242,7 +248,7 @@ def patch_embed(pixels, w, b=None):
     return linear(patches(pixels, w.shape[-1]), w.reshape(len(w), -1), b)
 
 
-def patches(pixels, P):
+def patches(pixels: Array, P: int) -> Array:
     """The whole P x P patches of a picture, in reading order.   pixels (B, 3, Y, X)   ->   (B, N, K), K = 3 P²"""
     B, channels, height, width = pixels.shape
     rows, columns = height // P, width // P
@@ -250,7 +256,7 @@ def patches(pixels, P):
     return cut.transpose(0, 2, 4, 1, 3, 5).reshape(B, rows * columns, channels * P * P)
 
 
-def cross_entropy(logits, targets, ignore_index=-100):
+def cross_entropy(logits: Array, targets: Array, ignore_index: int = -100) -> Array:
     """The average surprise at the right answers, in nats.
 
         mean over targets != ignore_index of  log Σ exp(logits) - logits[target]
