@@ -23,9 +23,9 @@ from typing import NamedTuple
 import fuzz
 import numpy as np
 import pytest
-import test_tokenizer
+from bad_tokenizers import BAD_JSON
+from packed import EIGHT, entry, pack
 from PIL import Image, ImageCms
-from test_weight_files import EIGHT, entry, pack
 
 import minivl
 from minivl import Blip2ForConditionalGeneration, Blip2Processor
@@ -394,14 +394,14 @@ ROWS = [
     Row(
         "tokenizer",
         "a merge that overruns",
-        written("tokenizer.json", test_tokenizer.BAD_JSON["a merge that overruns"]),
+        written("tokenizer.json", BAD_JSON["a merge that overruns"]),
         TokenizerError,
         ("refused",),
     ),
     Row(
         "tokenizer",
         "a template's missing token",
-        written("tokenizer.json", test_tokenizer.BAD_JSON["a template's missing token"]),
+        written("tokenizer.json", BAD_JSON["a template's missing token"]),
         TokenizerError,
         ("refused",),
     ),
@@ -935,7 +935,7 @@ def test_what_libraries_print_by_themselves_is_not_shown(kind, tmp_path):
     data[len(data) // 4 :: 3] = bytes(len(data[len(data) // 4 :: 3]))
     path.write_bytes(data[:60] + data[60:])
     if kind == "tokenizer":
-        (tmp_path / "model/tokenizer.json").write_text(test_tokenizer.BAD_JSON["a merge that overruns"])
+        (tmp_path / "model/tokenizer.json").write_text(BAD_JSON["a merge that overruns"])
     program = [sys.executable, "-m", "minivl", "caption", str(path), "--model", str(tmp_path / "model")]
     done = subprocess.run(program, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr

@@ -2,20 +2,15 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 import transformers
+from real_configs import REAL
 
 from minivl import BridgeTowerConfig, BridgeTowerTextConfig, BridgeTowerVisionConfig
 from minivl.errors import ConfigError
 
 KINDS = [BridgeTowerVisionConfig, BridgeTowerTextConfig, BridgeTowerConfig]
-REAL = {
-    path.name.split("__")[1].removeprefix("bridgetower-"): path
-    for path in sorted((Path(__file__).parents[1] / "hub_configs").glob("BridgeTower__*__config.json"))
-    if "preprocessor" not in path.name
-}
 
 # What 4.37.2 answers where 5.x has dropped the attribute, and what the Hub's files say where neither has a default.
 ONLY_HERE = {

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from attention_cases import CAP, DTYPES, WIDTHS, exactly, in_torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_checks import LAYOUTS, double, draw, no_worse
-from test_kernel_attention import CAP, DTYPES, WIDTHS, exactly, in_torch
 
 from minivl.errors import OpsError
 from minivl.kernels.attention import attention

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_light import WITHOUT
+from bare_process import WITHOUT
 
 from minivl.kernels import launch
 from minivl.kernels.launch import HostArray, arrays, empty, name_of, tl, triton

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from test_tape import BLIP2, BRIDGETOWER, blip2_loss, weights
+from tape_models import BLIP2, BRIDGETOWER, blip2_loss, weights
 
 import minivl.ops
 from minivl.api.blip2 import Blip2ForConditionalGeneration

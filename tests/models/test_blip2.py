@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from flattened import flat, layout, unstacked
 from oracle import GOLDEN, MODELS, draw_blip2, example, golden_inputs
 
 from minivl import Blip2ForConditionalGeneration
@@ -14,29 +15,6 @@ from minivl.weights import files
 
 ROWS = (0, 1)  # of the golden inputs, those whose forward pass was written down
 EVERYTHING = dict(output_attentions=True, output_hidden_states=True)
-
-
-def numpy(x):
-    return x.detach().numpy() if isinstance(x, torch.Tensor) else x
-
-
-def flat(output, prefix=""):
-    """Every array of an output under a dotted name: vision_outputs.hidden_states.0, ..."""
-    items = output.items() if hasattr(output, "items") else enumerate(output)
-    for key, value in items:
-        if isinstance(value, tuple) or hasattr(value, "items"):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", numpy(value)
-
-
-def unstacked(arrays):
-    """hidden_states as one array for all layers, back to hidden_states.0, hidden_states.1, ..."""
-    for name, array in arrays.items():
-        if name.endswith(("hidden_states", "attentions")):
-            yield from ((f"{name}.{i}", layer) for i, layer in enumerate(array))
-        else:
-            yield name, array
 
 
 def in_order_of_flow(name):
@@ -84,12 +62,6 @@ def test_loss_and_cut_logits(golden, kind):
     np.testing.assert_allclose(output.logits, arrays[f"{kind}/logits"], atol=1e-4)
     assert output.logits.shape[1] == arrays[f"{kind}/labels"].shape[1]
     assert output.language_model_outputs.logits.shape[1] > output.logits.shape[1]
-
-
-def layout(output):
-    if isinstance(output, tuple):
-        return [layout(part) for part in output]
-    return "x".join(map(str, output.shape)) or "scalar"
 
 
 @pytest.mark.parametrize("labels", [False, True])

@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from test_blip2 import flat, layout, unstacked
+from flattened import flat, layout, unstacked
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import minivl.ops

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from run_cli import CIRCLE, PICTURES, run
 
 import minivl
 from minivl.api import bridgetower
@@ -19,19 +20,6 @@ from minivl.cli import main
 from minivl.demo import statement_pool
 from minivl.processors.bridgetower import BridgeTowerImageProcessor
 from minivl.weights.places import find
-
-PICTURES = Path("tutorials/pictures")
-CIRCLE = PICTURES / "red_circle.png"
-
-
-def run(capsys, *arguments):
-    """(exit status, lines of standard output, lines of standard error without the note about the demo)"""
-    try:
-        status = main([str(a) for a in arguments])
-    except SystemExit as stop:
-        status = stop.code
-    out, err = capsys.readouterr()
-    return status, out.splitlines(), [line for line in err.splitlines() if "toy world" not in line]
 
 
 def one_line(status, out, err):

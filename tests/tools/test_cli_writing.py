@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from test_cli import CIRCLE, PICTURES, run
+from run_cli import CIRCLE, PICTURES, run
 
 from minivl import Blip2ForConditionalGeneration, Blip2Processor, cli, prompts
 from minivl.errors import InputError

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_player import of_real_shape, small_t5
+from player_models import of_real_shape, small_t5
 
 from minivl import (
     Blip2ForConditionalGeneration,

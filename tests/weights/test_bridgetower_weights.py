@@ -10,8 +10,8 @@ import pytest
 import torch
 import transformers
 from oracle_bridgetower import CLASSES, CONTRAST, FILL, MATCH, TRUNK, WIDE, build, example, values
+from real_configs import REAL
 from safetensors.numpy import load_file, save_file
-from test_bridgetower_config import REAL
 
 import minivl
 from minivl import BridgeTowerConfig

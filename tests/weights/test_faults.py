@@ -18,8 +18,8 @@ from pathlib import Path
 import fuzz
 import numpy as np
 import pytest
+from bare_process import CAPTION, OFFLINE, WITHOUT
 from PIL import Image
-from test_light import CAPTION, OFFLINE, WITHOUT
 
 from minivl import Blip2ForConditionalGeneration, Blip2Processor
 from minivl.errors import MinivlError, WeightsError

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from packed import EIGHT, entry, pack
 from safetensors import SafetensorError
 from safetensors.numpy import load as theirs_load
 from safetensors.numpy import save_file as theirs_save
@@ -20,16 +20,6 @@ from safetensors.numpy import save_file as theirs_save
 from minivl.errors import InputError, WeightsError
 from minivl.weights import files, places
 from minivl.weights.files import DTYPES, Stored
-
-
-def pack(header, data=b"", length=None):
-    """A safetensors file out of a header (a dict, or bytes as they are) and the bytes after it."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
 def refused(folder, *words):
@@ -43,7 +33,6 @@ def refused(folder, *words):
 
 # ---------------------------------------------------------------------------------------- malformed files
 
-EIGHT = bytes(8)
 MALFORMED = {
     "no bytes": (b"",),
     "seven bytes": (b"1234567",),
