@@ -3,7 +3,7 @@
 What only 4.37 can tell: relative positions, which today's transformers has dropped, and what return_dict=False and the
 output_* arguments of that version give. The same environment as for make_goldens.py:
 
-    env437/bin/python tests/make_bridgetower_goldens.py
+    env437/bin/python tests/helpers/make_bridgetower_goldens.py
 
 For each configuration two files appear, and no weights: those are drawn from a seed (drawn.py).
 

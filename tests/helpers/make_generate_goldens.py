@@ -3,7 +3,7 @@
 The folders are those that make_goldens.py wrote, or any other with a checkpoint of BLIP-2 and a forward.npz that holds
 pixel_values, input_ids and attention_mask of three rows. The environment is the one described there:
 
-    env437/bin/python tests/make_generate_goldens.py [FOLDER ...]
+    env437/bin/python tests/helpers/make_generate_goldens.py [FOLDER ...]
 
 The arguments are drawn, with the folder's name as the seed: beams, length penalties, three ways of stopping early, end
 tokens that are likely to be met, least lengths, penalties and n-grams. Where beams are drawn by chance, chance is made

@@ -3,7 +3,7 @@
 The environment is the one that make_goldens.py describes, and bitsandbytes:
 
     env437/bin/pip install bitsandbytes==0.50.2
-    env437/bin/python tests/make_int8_goldens.py
+    env437/bin/python tests/helpers/make_int8_goldens.py
 
 For each case: x, w and b as they went in (float16 numbers); CB and SCB, the weight's whole numbers and scales; CA, SCA
 and outliers, those of x, and its outlier columns; y, what the layer gives.

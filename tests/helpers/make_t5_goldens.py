@@ -2,8 +2,8 @@
 
 The environment is the one that make_goldens.py describes:
 
-    env437/bin/python tests/make_t5_goldens.py
-    env437/bin/python tests/make_generate_goldens.py tests/golden/t5_*
+    env437/bin/python tests/helpers/make_t5_goldens.py
+    env437/bin/python tests/helpers/make_generate_goldens.py tests/golden/t5_*
 
 The folders hold the same files as those of make_goldens.py. In forward.npz the calls are named after what the decoder
 was given; "labels/" holds every output, the others loss and logits.

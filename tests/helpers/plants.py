@@ -1,4 +1,4 @@
-"""Faults planted into tiny models, one at a time, for tests/test_parity.py: what minivl diff must find and name.
+"""Faults planted into tiny models, one at a time, for tests/tools/test_parity.py: what minivl diff must find and name.
 
     python tests/helpers/plants.py        prints the table: family, fault, where it was found, what was named first
 

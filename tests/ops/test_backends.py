@@ -53,7 +53,7 @@ KINDS = {
     "contrast": (BridgeTowerForContrastiveLearning, {}),
     "match and contrast": (BridgeTowerForMatchingAndContrast, {}),
 }
-# T5 in float16 is refused, see tests/test_t5.py
+# T5 in float16 is refused, see tests/models/test_t5.py
 PAIRS = [(kind, dtype) for kind in KINDS for dtype in ("float32", *HALVES) if (kind, dtype) != ("t5", "float16")]
 ROWS, WORDS = 3, 6
 
