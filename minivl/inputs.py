@@ -51,6 +51,26 @@ def to_prompt(input_ids: Any, attention_mask: Any, whose: str = "") -> tuple[np.
     return ids, mask
 
 
+def without_placeholders(
+    ids: np.ndarray, mask: np.ndarray, token: int | None, places: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The prompt alone, where ids begin with a placeholder for each soft prompt token, as transformers 5 writes them.
+
+    ids, mask (B, T)   token   config.image_token_index   places   config.num_query_tokens
+    ->  (B, T), or (B, T - places) without the placeholders: the models themselves put the picture in front
+    """
+    found = ids == token  # (B, T), all False without a token
+    if token is None or not found.any():
+        return ids, mask
+    if not (found[:, :places].all() and (found.sum(1) == places).all() and mask[:, :places].all()):
+        counts = ", ".join(map(str, sorted(set(found.sum(1).tolist()))))
+        wanted = f"none, or one for each of the {places} soft prompt tokens at the beginning of every row, with mask 1"
+        raise InputError(
+            f"input_ids: placeholders of the picture (token {token}): wanted {wanted}; found {counts} in a row"
+        )
+    return ids[:, places:], mask[:, places:]
+
+
 def same_rows(pictures: int, texts: int) -> None:
     """Every picture has its text."""
     if pictures != texts:

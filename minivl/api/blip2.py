@@ -10,7 +10,7 @@ from .. import generate
 from ..config.blip2 import Blip2Config
 from ..errors import ConfigError
 from ..generate import Writing
-from ..inputs import same_rows, to_floats, to_prompt
+from ..inputs import same_rows, to_floats, to_prompt, without_placeholders
 from ..models import blip2
 from ..ops.numpy import by_rows
 from ..weights import files, names, tree
@@ -123,7 +123,8 @@ class Blip2ForConditionalGeneration(Pretrained):
         pixels = to_floats(pixel_values, "pixel_values", 4)
         if input_ids is None:
             input_ids = np.full((len(pixels), 1), text.bos_token_id)
-        ids, mask = to_prompt(input_ids, attention_mask)
+        places = self.config.num_query_tokens
+        ids, mask = without_placeholders(*to_prompt(input_ids, attention_mask), self.config.image_token_index, places)
         same_rows(len(pixels), len(ids))
         return pixels, ids, mask
 

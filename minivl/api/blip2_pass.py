@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
-from ..inputs import same_rows, to_floats, to_ids, to_prompt
+from ..inputs import same_rows, to_floats, to_ids, to_prompt, without_placeholders
 from ..models import blip2, opt, qformer, t5, vit
 from ..outputs import Blip2Output, CausalLMOutput, QFormerOutput, Seq2SeqLMOutput, VisionOutput
 from ..tracing import Watch
@@ -31,7 +31,7 @@ def run(
 ) -> Blip2Output:
     """What Blip2ForConditionalGeneration's call promises.   given: labels, decoder_input_ids, decoder_attention_mask"""
     ops, p, c = model.ops, model.params, model.config
-    ids, mask = to_prompt(input_ids, attention_mask)
+    ids, mask = without_placeholders(*to_prompt(input_ids, attention_mask), c.image_token_index, c.num_query_tokens)
     text = PASSES[c.text_config.model_type](c.text_config, len(ids), *given)
     vision, answers = look(model, pixel_values, output_attentions, output_hidden_states)
     soft_words = ops.linear(answers.last_hidden_state, **p["projection"])
