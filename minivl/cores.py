@@ -29,7 +29,7 @@ def share(work: Callable[[Any], None], parts: Iterable[Any]) -> None:
     The first exception of a part is raised once all threads have stopped.
     """
     left = deque(parts)
-    extra = min(crew(), len(left)) - 1
+    extra = min(thread_count(), len(left)) - 1
 
     def go() -> None:
         while left:
@@ -87,7 +87,7 @@ def _taken_back(seats: deque[None]) -> int:
 _sharing = ContextVar("sharing", default=False)  # whether this thread is at a part already
 
 
-def crew() -> int:
+def thread_count() -> int:
     """How many threads `share` would take now: one for work that is itself a part."""
     return 1 if _sharing.get() else count()
 
@@ -96,7 +96,7 @@ def rows(shape: tuple[int, ...], size: int) -> list[slice]:
     """The rows of a matrix (F, C) in runs of about `size` numbers, equally many runs of equal size for every core."""
     F, C = shape
     runs = -(-F * C // size)
-    runs = min(-(-runs // crew()) * crew() if runs > 1 else 1, F)
+    runs = min(-(-runs // thread_count()) * thread_count() if runs > 1 else 1, F)
     edges = [F * i // runs for i in range(runs + 1)] if runs else [0]
     return [slice(start, end) for start, end in pairwise(edges)]
 

@@ -119,7 +119,7 @@ def _groups_of_heads(B: int, H: int, scores: int) -> list[tuple[slice, slice]]:
     """Pairs of slices (of the batch, of the heads) with about BLOCK scores each, as many for every core."""
     groups = -(-B * H * scores // BLOCK)
     if groups > 1:
-        groups = -(-groups // cores.crew()) * cores.crew()
+        groups = -(-groups // cores.thread_count()) * cores.thread_count()
     rows = max(1, B // groups) if groups else B
     heads = -(-H // max(1, groups // B))
     return [(slice(b, b + rows), slice(h, h + heads)) for b in range(0, B, rows) for h in range(0, H, heads)]
@@ -241,16 +241,16 @@ def by_rows(ops: Ops, run: Callable[..., Any], *arrays: Any) -> Any:
     arrays   (B, ...) each, the last one of them the largest
     run      gives arrays (B, ...), in lists and tuples of any depth
     """
-    crew, batch = cores.crew(), len(arrays[-1])
-    if ops is not OPS or crew == 1 or batch % crew or arrays[-1].size < crew * LEAST:
+    threads, batch = cores.thread_count(), len(arrays[-1])
+    if ops is not OPS or threads == 1 or batch % threads or arrays[-1].size < threads * LEAST:
         return run(*arrays)
-    each = batch // crew
-    found: list[Any] = [None] * crew
+    each = batch // threads
+    found: list[Any] = [None] * threads
 
     def one(i: int) -> None:
         found[i] = run(*(array[i * each : (i + 1) * each] for array in arrays))
 
-    cores.share(one, range(crew))
+    cores.share(one, range(threads))
     return joined(found)
 
 

@@ -12,7 +12,7 @@ from minivl.ops import numpy as numpy_ops
 
 pytest.importorskip("triton")
 pytest.importorskip("torch")
-from minivl.tools.workbench.candidate import Subject
+from minivl.tools.workbench.candidate import Candidate
 from minivl.tools.workbench.cases import OPS, cases, contract_of
 from minivl.tools.workbench.check import examine
 
@@ -50,9 +50,9 @@ def test_the_reference_passes_as_a_stranger(op):
     """Every case of every op can be built, and asks nothing that a right function would not do."""
     contract, backward = contract_of(op)
     function = getattr(numpy_backward, op) if backward else getattr(numpy_ops.OPS, op)
-    report = examine(Subject(op, function, numpy_ops, contract.keywords, {}), op, seconds=0)
+    report = examine(Candidate(op, function, numpy_ops, contract.keywords, {}), op, seconds=0)
     assert report.right and not report.lacking and not report.refused, report.faults
-    assert report.subject.takes == "numpy" and len({case.aspect for case, _ in report.tried}) > 1
+    assert report.candidate.takes == "numpy" and len({case.aspect for case, _ in report.tried}) > 1
 
 
 def test_a_stranger_s_right_kernel_passes(capsys, monkeypatch):

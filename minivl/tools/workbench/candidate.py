@@ -84,7 +84,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-class Subject:
+class Candidate:
     """A function with an op's contract, as far as it keeps it."""
 
     def __init__(self, name: str, function: Callable, module: Any, keywords: tuple[str, ...], switches: Any):

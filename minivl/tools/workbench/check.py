@@ -16,7 +16,7 @@ import torch
 
 from . import hints, judge
 from . import references as answers
-from .candidate import Subject, first_line
+from .candidate import Candidate, first_line
 from .cases import DTYPES, LETTERS, Case, Contract, arguments, cases, contract_of
 from .judge import Finding
 from .layouts import everything
@@ -41,7 +41,7 @@ class Fault:
 class Report:
     """What came out."""
 
-    subject: Subject
+    candidate: Candidate
     op: str
     tried: list[tuple[Case, Finding | None]] = field(default_factory=list)
     left: int = 0  # cases that there was no time for
@@ -65,21 +65,21 @@ class Report:
 
 
 class Examiner:
-    """Puts cases to a subject."""
+    """Puts cases to a candidate."""
 
-    def __init__(self, subject: Subject, op: str):
-        self.subject, self.op = subject, op
+    def __init__(self, candidate: Candidate, op: str):
+        self.candidate, self.op = candidate, op
         self.contract: Contract
         self.contract, self.backward = contract_of(op)
         self.times = 3.0 if self.backward else 2.0
-        self.dtypes = DTYPES if subject.takes == "torch" else DTYPES[:1]
+        self.dtypes = DTYPES if candidate.takes == "torch" else DTYPES[:1]
 
     def given(self, case: Case) -> dict[str, Any]:
         return arguments(self.contract, case, self.backward)
 
     def lacks(self, case: Case) -> str | None:
         """The keyword that a case needs and the function does not take."""
-        return next((name for name in self.subject.lacking if name in self.given_names(case)), None)
+        return next((name for name in self.candidate.lacking if name in self.given_names(case)), None)
 
     def given_names(self, case: Case) -> set[str]:
         return {name for name in (*case.choices, *case.layouts)}
@@ -89,7 +89,7 @@ class Examiner:
         given = self.given(case)
         before = {name: everything(x) for name, x in given.items() if isinstance(x, torch.Tensor)}
         try:
-            found = self.subject.call(*answers.split(self.contract, given), switch=switch)
+            found = self.candidate.call(*answers.split(self.contract, given), switch=switch)
         except (Exception, SystemExit) as error:
             kind = "fault" if "KernelFault" in first_line(error)[:12] else "raised"
             return Finding(kind, first_line(error).removeprefix("KernelFault: "))
@@ -117,7 +117,7 @@ class Examiner:
             if finding:
                 return finding
         for name, got in zip(more, results[len(names) :], strict=True):
-            got = torch.from_numpy(got) if self.subject.takes == "numpy" and hasattr(got, "dtype") else got
+            got = torch.from_numpy(got) if self.candidate.takes == "numpy" and hasattr(got, "dtype") else got
             finding = judge.further_is_right(name, got, answers.further(name, given), given, case)
             if finding:
                 return finding
@@ -134,20 +134,20 @@ class Examiner:
 
     def _tensor(self, got: Any, honest: Any) -> Any:
         """A NumPy function's answer as a tensor; float64 for float32 is said once and forgiven."""
-        if self.subject.takes != "numpy" or not hasattr(got, "dtype"):
+        if self.candidate.takes != "numpy" or not hasattr(got, "dtype"):
             return got
         import numpy as np
 
         tensor = torch.from_numpy(np.array(got))
         if tensor.dtype == torch.float64 and honest is not None and honest.dtype == torch.float32:
             note = "it gives float64 for float32: wider than the op, and a model goes on in float64"
-            if note not in self.subject.notes:
-                self.subject.notes.append(note)
+            if note not in self.candidate.notes:
+                self.candidate.notes.append(note)
             return tensor.float()
         return tensor
 
 
-def examine(subject: Subject, op: str, seconds: float = 20.0, first: bool = False) -> Report:
+def examine(candidate: Candidate, op: str, seconds: float = 20.0, first: bool = False) -> Report:
     """Every case for which there is time; then the smallest cases of what was wrong.
 
     seconds  0: all the time it needs      first  stop at the first case that is wrong
@@ -155,9 +155,9 @@ def examine(subject: Subject, op: str, seconds: float = 20.0, first: bool = Fals
     start = time.monotonic()
     contract, backward = contract_of(op)
     small = Case("sizes", sizes={"B": 1, "H": 1, "T": 2, "S": 3, "D": 16, "C": 16, "F": 2})
-    subject.find_out(*answers.split(contract, arguments(contract, small, backward)))
-    examiner = Examiner(subject, op)
-    report = Report(subject, op)
+    candidate.find_out(*answers.split(contract, arguments(contract, small, backward)))
+    examiner = Examiner(candidate, op)
+    report = Report(candidate, op)
     for case, switch in _plan(examiner, report):
         if seconds and time.monotonic() - start > seconds or first and report.wrong:
             report.left += 1
@@ -189,7 +189,7 @@ def _plan(examiner: Examiner, report: Report) -> Iterator[tuple[Case, str | None
         yield case, None
         wanted = case.values == "normal" and max(case.sizes.values(), default=0) > 1
         for switch in (
-            examiner.subject.switches if wanted and (case.dtype == "float32" or case.aspect == "sizes") else ()
+            examiner.candidate.switches if wanted and (case.dtype == "float32" or case.aspect == "sizes") else ()
         ):
             if (case.aspect, case.dtype, switch) not in switched:
                 switched.add((case.aspect, case.dtype, switch))

@@ -7,15 +7,14 @@ import json
 from typing import Any
 
 from ...errors import InputError
-from . import candidate as subject
-from . import catalogue
+from . import candidate, catalogue
 from .cases import OPS, contract_of
 from .check import Report, examine, one_thread
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 if the function is right, 1 if not."""
-    subject.interpret()
+    candidate.interpret()
     one, op = find(arguments.target, arguments.op)
     with one_thread():
         report = examine(one, op, arguments.seconds, arguments.first)
@@ -28,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if right and (said is None or said["same"]) else 1
 
 
-def find(target: str, op: str | None) -> tuple[subject.Subject, str]:
+def find(target: str, op: str | None) -> tuple[candidate.Candidate, str]:
     """The function of FILE.py:NAME, or a wrapper of ours, and the op that it is held to."""
     if op is not None and op not in OPS:
         raise InputError(f"--as {op}: the ops are {', '.join(OPS)}")
@@ -37,7 +36,7 @@ def find(target: str, op: str | None) -> tuple[subject.Subject, str]:
         module, function = own
         op = op or (target if target in OPS else catalogue.kernels()[target].op or None)
     else:
-        module, function = subject.attribute_of(target)
+        module, function = candidate.attribute_of(target)
         op = op or (name if (name := target.rpartition(":")[2]) in OPS else None)
     if op is None:
         raise InputError(f"say with --as what {target} computes: one of {', '.join(OPS)}")
@@ -46,10 +45,10 @@ def find(target: str, op: str | None) -> tuple[subject.Subject, str]:
         raise InputError(f"{target} is {kind}: name the Python function that launches it")
     contract, backward = contract_of(op)
     switches = {} if backward else contract.extras
-    return subject.Subject(target, function, module, contract.keywords, switches), op
+    return candidate.Candidate(target, function, module, contract.keywords, switches), op
 
 
-def _in_model(one: subject.Subject, op: str, model: str) -> dict[str, Any]:
+def _in_model(one: candidate.Candidate, op: str, model: str) -> dict[str, Any]:
     from . import in_model
 
     return in_model.run(one, op, model)
@@ -60,7 +59,7 @@ def _in_model(one: subject.Subject, op: str, model: str) -> dict[str, Any]:
 
 def as_text(report: Report, right: bool, said: dict[str, Any] | None) -> str:
     """The table, then what is wrong, then the verdict."""
-    one = report.subject
+    one = report.candidate
     how = "torch tensors" if one.takes == "torch" else "NumPy arrays, in float32"
     kernels = "; its kernels are interpreted, every load and store watched" if one.triton else ""
     lines = [f"{one.name} as {report.op}: takes {how}{kernels}"]
@@ -112,16 +111,16 @@ def _table(report: Report) -> list[str]:
 
 def as_json(report: Report, right: bool, said: dict[str, Any] | None) -> dict[str, Any]:
     return {
-        "function": report.subject.name,
+        "function": report.candidate.name,
         "as": report.op,
-        "takes": report.subject.takes,
+        "takes": report.candidate.takes,
         "right": right,
         "cases": len(report.tried),
         "wrong": len(report.wrong),
         "not_tried": report.left,
         "does_not_take": report.lacking,
         "refuses": report.refused,
-        "notes": report.subject.notes,
+        "notes": report.candidate.notes,
         "seconds": round(report.seconds, 2),
         "faults": [
             {"aspects": list(dict.fromkeys(f.aspects)), "case": f.call, "kind": f.finding.kind,

@@ -86,9 +86,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _step(arguments: argparse.Namespace) -> int:
     _need_triton()
-    from . import candidate as subject
+    from . import candidate
 
-    subject.interpret()
+    candidate.interpret()
     from . import stepping
 
     stepping.step(arguments.target, arguments.shape, arguments.dtype, _program(arguments.program), arguments.print)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .candidate import Subject, first_line
+from .candidate import Candidate, first_line
 
 
-def run(one: Subject, op: str, model: str) -> dict[str, Any]:
+def run(one: Candidate, op: str, model: str) -> dict[str, Any]:
     """Ask the model twice, as it is and with the function in its record.
 
     same    whether it gives the same answer          words   what to print
