@@ -16,7 +16,7 @@ import numpy as np
 from .. import cores
 from . import Array, Ops, act_of, check_numpy_place, plain, record
 from .numpy_products import int8_linear, linear, weight_only_linear  # noqa: F401
-from .plain import broadcast_to, concat, cross_entropy, embed, from_numpy, patches, to_numpy  # noqa: F401
+from .plain import patches
 
 BLOCK = 1 << 18  # numbers treated together in element-wise work: a core's cache nearly holds them, and a step over
 # them lasts 0.1 ms or so; much shorter ones would cost two threads more in handing over Python's lock than they gain
@@ -219,7 +219,7 @@ def _in_blocks(function: Callable, x, out=None):
     return y.reshape(x.shape)
 
 
-OPS = record("numpy", globals())
+OPS = record("numpy", vars(plain) | globals())  # an op that has no fast form here is its formula
 
 
 def placed(dtype=None, device=None) -> Ops:

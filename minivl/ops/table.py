@@ -42,7 +42,7 @@ class Op(NamedTuple):
 
     signature: str
     kind: str  # product, norm, attention, activation, lookup or loss
-    kernel: str
+    kernel: str  # "" while nobody has written one: backend "triton" then refuses the op
     gradient: bool = True  # whether backward.py and the kernel's file know its gradient
 
     @property

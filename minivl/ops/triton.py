@@ -55,6 +55,8 @@ def op(name: str) -> Callable[..., Any]:
     This is the one frame between a line of a model and the function that calls a kernel, so it unwraps what would let
     that function take NumPy arrays: a model on this record has none.
     """
+    if not TABLE[name].kernel:
+        return partial(no_kernel, name)
     kernel = kernel_of(name)
     direct, traced = unwrap(kernel), differentiable(name)
 
@@ -69,6 +71,13 @@ def op(name: str) -> Callable[..., Any]:
         return direct(*args, **named)
 
     return run
+
+
+def no_kernel(name: str, *args: Any, **named: Any) -> Any:
+    """An op that nobody has written a kernel for yet."""
+    raise OpsError(
+        f"{name} has no Triton kernel yet: run this model on another backend, or write one (CONTRIBUTING.md)"
+    )
 
 
 OPS = record(
