@@ -301,6 +301,15 @@ def test_device_maps_of_one_device(backend, places, load):
     assert str(model(**questions("match")).logits.device) == str(model.device)
 
 
+@needs_triton
+def test_an_op_without_a_kernel_is_refused(monkeypatch):
+    from minivl.ops import TABLE, triton
+
+    monkeypatch.setitem(TABLE, "tanh", TABLE["tanh"]._replace(kernel=""))
+    with pytest.raises(OpsError, match="tanh has no Triton kernel yet"):
+        triton.op("tanh")(torch.ones(3))
+
+
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
 def test_what_is_not_there_is_refused(backend, load):
     with pytest.raises(InputError, match="device_map .* one device"):
