@@ -21,6 +21,7 @@ OURS = {path.name for path in Path().glob("*") if path.is_dir()} | {
     path.name for path in Path("minivl").rglob("*") if path.is_dir()
 }
 BUILT = {"tutorials/index.md"}  # by tutorials/pages/build.py
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)[^)]*\)")
 MODULE = re.compile(r"(?:python -m|automodule::|autoclass::) +(minivl[\w.]*)")
 
 
@@ -33,6 +34,15 @@ def missing(text: str, beside: Path) -> list[str]:
         inside = [Path(*parts[: len(parts) - cut]) for cut in (0, 1)]  # the last name may be a class
         lost += [] if any(path.with_suffix(".py").exists() or path.is_dir() for path in inside) else [name]
     return lost
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.suffix == ".md"], ids=str)
+def test_its_links_lead_somewhere(path):
+    """Those of tutorials/pages are looked at when the site is built, beside the files that are copied there."""
+    links = LINK.findall(path.read_text(encoding="utf-8"))
+    assert [
+        link for link in links if not (path.parent / link).exists() and path.parts[:2] != ("tutorials", "pages")
+    ] == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
