@@ -97,8 +97,8 @@ class Ops(NamedTuple):
     add_layer_norm: Annotated[Function, Op("x:BTC y:BTC w:C b:C eps -> BTC", "norm", "layer_norm")]
     rms_norm: Annotated[Function, Op("x:BTC w:C eps -> BTC", "norm", "layer_norm")]
 
-    attention: Annotated[Function, Op(f"{Q_K} v:BHSD {SCORES} -> BHTD", "attention", "attention")]
-    attention_weights: Annotated[Function, Op(f"{Q_K} {SCORES} -> BHTS", "attention", "attention_naive")]
+    attention: Annotated[Function, Op(Q_K + " v:BHSD " + SCORES + " -> BHTD", "attention", "attention")]
+    attention_weights: Annotated[Function, Op(Q_K + " " + SCORES + " -> BHTS", "attention", "attention_naive")]
     softmax: Annotated[Function, Op("x:BTC -> BTC", "attention", "softmax")]
 
     gelu: Annotated[Function, Op("x:BTC -> BTC", "activation", "activations")]
