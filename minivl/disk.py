@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,11 +71,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     The bytes go to a temporary file in the same folder, reach the disk, and are then renamed, which no reader can
     see half done.  If anything fails the temporary file is removed and whatever stood at `path` stands unchanged.
     """
+    with replacing_name(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_name(path: Path) -> Iterator[Path]:
+    """The same for a library that opens the file itself: the name of an empty temporary file, to be written to."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
-            yield file
-            file.flush()
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        yield temporary
+        temporary.chmod(mode)  # a library may have put a file of its own there, which only its owner may read
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

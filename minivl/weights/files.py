@@ -5,9 +5,11 @@ used.  A file that shrinks while it is mapped cannot be survived by anyone (the 
 never writes into a file: it puts a new one in its place.
 """
 
+import errno
 import math
 import mmap
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, TensorSpec, safe_open, serialize_file
 
 from .. import cores
-from ..disk import MOST_AXES, MOST_ELEMENTS, MOST_JSON, parse_json, replacing, show
+from ..disk import MOST_AXES, MOST_ELEMENTS, MOST_JSON, parse_json, replacing_name, show
 from ..errors import InputError, WeightsError
 
 # NumPy has no bfloat16, which is the upper half of a float32: its bits travel as uint16.
@@ -220,10 +222,12 @@ def read_header(file: BinaryIO, path: Path) -> tuple[dict[str, tuple[str, tuple[
 
 
 def save(folder: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], dtype: str = "float32") -> None:
-    """Write `model.safetensors` by the library, whole or not at all: floating arrays as `dtype`, whole numbers as they
-    are.
+    """Write `model.safetensors`, whole or not at all: floating arrays as `dtype`, whole numbers as they are.
 
-    float16 and bfloat16 round to nearest, ties to even; a finite value beyond their range is a WeightsError.
+    float16 and bfloat16 round to nearest, ties to even. The library wants all arrays at once, so what is converted is
+    in memory twice: float32 arrays of 4 GB, written as bfloat16, take 2 GB more.
+
+    Raises WeightsError for a finite value beyond the range of `dtype`, and OSError if the file cannot be written.
     """
     if dtype not in FLOATS:
         raise InputError(f"dtype: wanted one of {', '.join(FLOATS)}, found {show(dtype)}")
@@ -231,8 +235,14 @@ def save(folder: str | os.PathLike[str], tensors: Mapping[str, np.ndarray], dtyp
     stored = {name: converted(name, tensors[name], code, dtype) for name, code in codes.items()}
     specs = {name: spec(codes[name], tensors[name].shape, array) for name, array in stored.items()}
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with replacing(Path(folder) / SINGLE) as file:
-        serialize_file(specs, file.name, {"format": "pt"})
+    with replacing_name(Path(folder) / SINGLE) as path:
+        try:
+            serialize_file(specs, path, {"format": "pt"})
+        except SafetensorError as problem:  # "... I/O error: No space left on device (os error 28)"
+            reason = str(problem).rpartition("I/O error: ")[2]
+            number = re.search(r"os error (\d+)", reason)
+            where = str(Path(folder) / SINGLE)
+            raise OSError(int(number[1]) if number else errno.EIO, reason, where) from None
 
 
 def spec(code: str, shape: tuple[int, ...], array: np.ndarray) -> TensorSpec:
@@ -242,11 +252,16 @@ def spec(code: str, shape: tuple[int, ...], array: np.ndarray) -> TensorSpec:
 
 
 def converted(name: str, array: np.ndarray, code: str, dtype: str) -> np.ndarray:
-    """An array as the file holds it, all of it finite that was. Nothing is copied that is stored as it is."""
-    stored = convert(np.ascontiguousarray(array).reshape(-1), code)
-    for start in range(0, stored.size, BLOCK):
-        block = array.reshape(-1)[start : start + BLOCK]
-        if (finite(block) & ~finite(stored[start : start + BLOCK], code)).any():
+    """An array, flat, as the file holds it: without a copy if it is stored as it is, and finite wherever it was."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if code != "BF16" and flat.dtype == DTYPES[code]:
+        return flat
+    stored = np.empty(flat.size, DTYPES[code])
+    for start in range(0, flat.size, BLOCK):
+        block = flat[start : start + BLOCK]
+        part = stored[start : start + BLOCK]
+        part[:] = convert(block, code)
+        if (finite(block) & ~finite(part, code)).any():
             largest = show(float(np.abs(block[np.isfinite(block)]).max()))
             raise WeightsError(f"tensor {show(name)}: wanted values that {dtype} can hold, found {largest}")
     return stored

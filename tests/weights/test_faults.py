@@ -177,7 +177,7 @@ def test_a_save_that_stops_at_the_nth_write_leaves_whole_files(n, error, tmp_pat
     monkeypatch.setattr(
         Path,
         "open",
-        lambda self, mode="r", *a: Full(real(self, mode, *a), left) if "x" in mode else real(self, mode, *a),
+        lambda self, mode="r", *a: Full(real(self, mode, *a), left) if "w" in mode else real(self, mode, *a),
     )
     try:
         model.save_pretrained(folder, "bfloat16")
@@ -192,6 +192,52 @@ def test_a_save_that_stops_at_the_nth_write_leaves_whole_files(n, error, tmp_pat
     assert after.keys() == before.keys()  # no half-made file is left
     Blip2ForConditionalGeneration.from_pretrained(folder)  # every file is the old one or the new one
     Blip2Processor.from_pretrained(folder)
+
+
+NO_ROOM = """
+import errno, resource, signal, sys
+from minivl import Blip2ForConditionalGeneration
+model = Blip2ForConditionalGeneration.from_pretrained("demo")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    model.save_pretrained(sys.argv[1])
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+    print(error)
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("room", [10_000, 1_000_000, 4_000_000])  # bytes a file may have, of the 9 MB that it needs
+def test_weights_that_find_no_room_leave_the_old_file(room, tmp_path):
+    """The library writes the weights by itself, where no test can stand in for the file; a limit of the system can."""
+    folder = demo_in(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code, out, err = run(NO_ROOM, folder, room)
+    assert (code, err) == (0, "") and "File too large" in out and out.count("model.safetensors") == 1
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() == before.keys() and after["model.safetensors"] == before["model.safetensors"]
+
+
+@POSIX
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_saved_model_may_be_read_by_whoever_may_read_other_new_files(mask, tmp_path):
+    old = os.umask(mask)
+    try:
+        files.save(tmp_path, {"a": np.ones(3, np.float32)})
+    finally:
+        os.umask(old)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@POSIX
+def test_what_takes_the_name_has_reached_the_disk(tmp_path, monkeypatch):
+    """Not only the file that was opened first: the library puts one of its own in its place."""
+    synced, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), real(file)))
+    files.save(tmp_path, {"a": np.ones(3, np.float32)})
+    assert synced == [(tmp_path / "model.safetensors").stat().st_ino]
 
 
 SAVING = """
