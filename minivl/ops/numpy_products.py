@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import cores
+from . import Array
 from .plain import OUTLIER, PER_STEP
 
 PART = 1 << 20  # weights that are multiplied with a few rows at a time
@@ -29,7 +30,7 @@ Widen = Callable[[slice, np.ndarray], np.ndarray]  # (rows, out (height, C) floa
 
 
 # ---- float32 -------------------------------------------------------------------------------------
-def linear(x, w, b=None):
+def linear(x: Array, w: Array, b: Array | None = None) -> Array:
     """plain.linear as one 2-D product (NumPy would loop over the batch of a 3-D one), w on the left for few rows."""
     flat = x.reshape(-1, x.shape[-1])
     if 1 < len(flat) < FEW_ROWS:
@@ -39,7 +40,7 @@ def linear(x, w, b=None):
     return _finished(x, y, b)
 
 
-def _of_few_rows(w, x):
+def _of_few_rows(w: Array, x: Array) -> Array:
     """w xᵀ: BLAS is up to twice as fast with the large matrix on the left.   w (F, C), x (M, C) -> (F, M)"""
     y = np.empty((w.shape[0], len(x)), np.result_type(x, w))
     if w.size < 4 * PART:  # BLAS threads stay awake for a while after a product, and would be in the way of ours
@@ -48,7 +49,7 @@ def _of_few_rows(w, x):
     return y
 
 
-def sliced_product(w, x, out):
+def sliced_product(w: Array, x: Array, out: Array) -> None:
     """w xᵀ, w in slices so thin that OpenBLAS multiplies them as they lie: packing them first would take longer.
 
     w (F, C)   x (M, C)   ->   out (F, M)
@@ -59,7 +60,7 @@ def sliced_product(w, x, out):
     np.matmul(w[end:], x.T, out=out[end:])
 
 
-def _finished(x, y, b):
+def _finished(x: Array, y: Array, b: Array | None) -> Array:
     """Bias and shape.   x (..., C), y (M, F), spent   ->   (..., F)"""
     if b is not None:
         y += b
@@ -67,14 +68,14 @@ def _finished(x, y, b):
 
 
 # ---- 16 bits -------------------------------------------------------------------------------------
-def widening_linear(x, w, b=None):
+def widening_linear(x: Array, w: Any, b: Array | None = None) -> Array:
     """plain.linear for a matrix that knows how to widen some of its rows (quantised.BFloat16 and Float16)."""
     flat = x.reshape(-1, x.shape[-1])
     y = _by_tiles(lambda tile: _tile_product(tile, flat), w.widen, w.shape, len(flat))
     return _finished(x, y, b)
 
 
-def _by_tiles(multiply: Callable[[Any], Any], widen: Widen, shape: tuple[int, ...], rows: int):
+def _by_tiles(multiply: Callable[[Any], Any], widen: Widen, shape: tuple[int, ...], rows: int) -> Array:
     """multiply(tile) of every tile of a matrix (F, C), widened: (height, C) -> (height, rows), shared among the cores.
 
     ->   (rows, F)
@@ -88,7 +89,7 @@ def _by_tiles(multiply: Callable[[Any], Any], widen: Widen, shape: tuple[int, ..
     return np.ascontiguousarray(y.T)
 
 
-def _tile_product(tile, x):
+def _tile_product(tile: Array, x: Array) -> Array:
     """tile xᵀ, without Python's lock, which matmul keeps while it multiplies by a vector.   ->   (height, M)"""
     if len(x) == 1:
         return np.dot(tile, x.T)
@@ -98,7 +99,7 @@ def _tile_product(tile, x):
 
 
 # ---- 8 bits --------------------------------------------------------------------------------------
-def weight_only_linear(x, w, scale, b=None):
+def weight_only_linear(x: Array, w: Array, scale: Array, b: Array | None = None) -> Array:
     """plain.weight_only_linear; the scales are applied to the product."""
     flat = x.reshape(-1, x.shape[-1])
     y = _by_tiles(lambda tile: _tile_product(tile, flat), _from_bytes(w), w.shape, len(flat))
@@ -106,7 +107,7 @@ def weight_only_linear(x, w, scale, b=None):
     return _finished(x, y, b)
 
 
-def int8_linear(x, w, scale, b=None):
+def int8_linear(x: Array, w: Array, scale: Array, b: Array | None = None) -> Array:
     """plain.int8_linear, its exact product by float32's BLAS."""
     flat = x.reshape(-1, x.shape[-1])
     q, scale_x, outlying = quantise_activations(flat)
@@ -127,7 +128,7 @@ def _from_bytes(w) -> Widen:
     return widen
 
 
-def exact_product(q, w):
+def exact_product(q: Array, w: Array) -> Array:
     """q wᵀ of bytes, without rounding: BLAS knows no bytes, but float32 holds sums of up to EXACT products exactly.
 
     q (M, C), w (F, C) int8   ->   (M, F), the nearest float32
@@ -143,7 +144,7 @@ def exact_product(q, w):
     return _by_tiles(multiply, _from_bytes(w), w.shape, len(q))
 
 
-def quantise_activations(x):
+def quantise_activations(x: Array) -> tuple[Array, Array, Array]:
     """plain.quantise_activations.   x (M, C)   ->   (M, C), (M,), (C,)"""
     x = np.clip(x, -FLOAT16, FLOAT16).astype(np.float16).astype(np.float32)
     large = np.abs(x) >= OUTLIER  # (M, C)
@@ -153,7 +154,7 @@ def quantise_activations(x):
     return q, scale, outlying
 
 
-def quantise_rows(w):
+def quantise_rows(w: Array) -> tuple[Array, Array]:
     """plain.quantise_rows with fewer passes over w.   w (F, C)   ->   (F, C), (F,)"""
     scale = np.maximum(w.max(axis=1, initial=0), -w.min(axis=1, initial=0))
     factor = np.divide(np.float32(127), scale, out=np.zeros_like(scale), where=scale > SMALLEST)
