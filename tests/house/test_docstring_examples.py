@@ -120,6 +120,7 @@ def test_an_example_runs(where, code, tmp_path, monkeypatch):
     exec(GIVEN[where], names)
     for name in ("a.png", "b.png"):
         shutil.copy("tutorials/pictures/red_circle.png", tmp_path / name)
+    (tmp_path / "tutorials").symlink_to(Path("tutorials").resolve())  # an installed package has no pictures beside it
     monkeypatch.chdir(tmp_path)
     exec(compile(code, where, "exec"), names)
 
