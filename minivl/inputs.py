@@ -60,8 +60,8 @@ def without_placeholders(
     ->  (B, T), or (B, T - places) without the placeholders: the models themselves put the picture in front
     """
     found = ids == token  # (B, T), all False without a token
-    if token is None or not found.any():
-        return ids, mask
+    if token is None or not (found[:, :1].any() or (found.sum(1) >= max(places, 2)).any()):
+        return ids, mask  # a single one further on is a word, as it was before transformers 5
     if not (found[:, :places].all() and (found.sum(1) == places).all() and mask[:, :places].all()):
         counts = ", ".join(map(str, sorted(set(found.sum(1).tolist()))))
         wanted = f"none, or one for each of the {places} soft prompt tokens at the beginning of every row, with mask 1"
