@@ -5,6 +5,7 @@ Nothing stands between a line of a model and the function that computes: frames 
 
 import importlib.util
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,8 @@ def test_the_debugger_shows_names_and_shapes_and_steps_into_the_formula(tmp_path
     ]
     command = [sys.executable, "-m", "pdb", *(part for one in commands for part in ("-c", one))]
     command += ["-m", "minivl", "caption", "--backend", "plain", str(ROOT / "tutorials/pictures/red_circle.png")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    beside = os.environ | {"PYTHONPATH": str(Path(blocks.__file__).parents[2])}  # the minivl of the breakpoint
+    done = subprocess.run(command, cwd=tmp_path, env=beside, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert "((1, 4, 65, 32), (1, 4, 65, 32), (1, 4, 65, 32))" in done.stdout, done.stdout + done.stderr
     assert "['out', 'qkv']" in done.stdout
     here = [line for line in done.stdout.partition("--Call--")[2].splitlines() if line.startswith("> ")][-1]
